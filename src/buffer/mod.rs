@@ -1,0 +1,1 @@
+//! Per-stream rings of recent rows.

@@ -1,0 +1,1 @@
+//! Rows and results to the outside.

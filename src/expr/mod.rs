@@ -1,0 +1,1 @@
+//! Configured expressions, compiled once, evaluated a column at a time.

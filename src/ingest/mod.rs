@@ -1,0 +1,1 @@
+//! Outside to batches: serial, MQTT, Kafka, files; `decode` is pure.

@@ -1,0 +1,1 @@
+//! Control charts, run rules, baselines, capability.

@@ -1,0 +1,1 @@
+//! Counters and health as plain structs.

@@ -1,0 +1,1 @@
+//! Space: sparse tiles of running statistics.
