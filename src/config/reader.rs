@@ -335,7 +335,12 @@ impl<'a> Value<'a> {
         match value.filter(|value| range.contains(value)) {
             Some(value) => Some(value),
             None => {
-                self.fault(format!("`{}` is out of range: write a whole number from {} to {}", self.path, range.start, range.end - 1));
+                self.fault(format!(
+                    "`{}` is out of range: write a whole number from {} to {}",
+                    self.path,
+                    range.start,
+                    range.end - 1
+                ));
                 None
             }
         }
