@@ -1,1 +1,187 @@
-//! HTTP, server-sent events and metrics.
+//! HTTP: health, status, results and a few acts, for operators, scripts and the terminal UI.
+//!
+//! What is only looked at comes from the [`Snapshot`] that the appliance publishes; what needs the engine or the store is a
+//! [`Request`] on a bounded channel, answered by the appliance. So no handler holds a lock or touches the engine, and a slow client
+//! delays nobody. Every error is `application/problem+json` (RFC 9457).
+//!
+//! - [`routes`]: the endpoints of the contract, section 5, and their OpenAPI document.
+//! - [`problem`]: errors as problem documents.
+//! - [`guard`]: the bearer token that is needed off loopback.
+
+pub mod guard;
+pub mod openapi;
+pub mod problem;
+pub mod routes;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+pub use crate::status::Snapshot;
+use crate::model::Timestamp;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Handle {
+    /// The newest state of everything.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Questions and acts for the appliance.
+    pub requests: mpsc::Sender<Request>,
+    /// Results as JSON lines, as they are committed.
+    pub events: broadcast::Sender<Arc<Event>>,
+    /// What a client must present off loopback.
+    pub token: Option<Arc<str>>,
+}
+
+/// A committed result, for `GET /events`.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The result's id.
+    pub id: String,
+    /// The result's kind.
+    pub kind: String,
+    /// The result as one line of JSON.
+    pub json: String,
+}
+
+/// An answer: JSON bytes, or why not.
+pub type Answer = Result<Vec<u8>, Refusal>;
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such thing.
+    NotFound(String),
+    /// The request makes no sense.
+    Invalid(String),
+    /// Not now: degraded, stopping or overloaded.
+    Unavailable(String),
+    /// It should have worked.
+    Failed(String),
+}
+
+/// Something only the appliance can answer or do.
+#[derive(Debug)]
+pub struct Request {
+    /// What.
+    pub act: Act,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// The questions and acts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Act {
+    /// Feed a pipeline (again).
+    StartPipeline(String),
+    /// Feed a pipeline no longer; its state stays.
+    StopPipeline(String),
+    /// Write a checkpoint now.
+    Checkpoint,
+    /// Keyed state below a prefix.
+    State {
+        /// Start of the keys.
+        prefix: String,
+    },
+    /// Open windows.
+    Windows {
+        /// Of one pipeline only.
+        pipeline: Option<String>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Rows of a stream's ring.
+    Recent {
+        /// The stream.
+        stream: String,
+        /// The last so many.
+        rows: Option<usize>,
+        /// Or those of the last so many nanoseconds.
+        duration_ns: Option<i64>,
+    },
+    /// Rows of a stream from the journal, both ends included.
+    History {
+        /// The stream.
+        stream: String,
+        /// From here.
+        from: Timestamp,
+        /// To here.
+        to: Timestamp,
+        /// Only rows for which this expression holds.
+        condition: Option<String>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Voxels of a grid.
+    Voxels {
+        /// The grid.
+        grid: String,
+        /// Of one layer only.
+        layer: Option<i64>,
+        /// Changed after this version only.
+        since: Option<u64>,
+    },
+    /// Charts by id, all keys.
+    Chart(String),
+    /// Somebody takes note of an alert.
+    Acknowledge {
+        /// The alert's id.
+        id: String,
+        /// Who.
+        name: String,
+        /// What they say.
+        note: String,
+    },
+    /// Rows to take in; answered once they are durable.
+    Append {
+        /// JSON or JSON Lines.
+        body: Vec<u8>,
+        /// The stream of rows that do not name theirs.
+        stream: Option<String>,
+    },
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// A listener that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {listen}: {source}; is another appliance running, or the port taken?")]
+pub struct ListenError {
+    listen: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Opens a listener.
+///
+/// # Errors
+/// The address is taken, not ours, or not allowed.
+pub async fn bind(listen: SocketAddr) -> Result<tokio::net::TcpListener, ListenError> {
+    tokio::net::TcpListener::bind(listen).await.map_err(|source| ListenError { listen, source })
+}
+
+/// Serves the API until `stop` says so.
+pub async fn serve(listener: tokio::net::TcpListener, handle: Handle, mut stop: watch::Receiver<bool>) {
+    let router = routes::api(handle);
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+        tracing::error!(%error, "the API ended");
+    }
+}
+
+/// Serves `/metrics` until `stop` says so.
+pub async fn serve_metrics(listener: tokio::net::TcpListener, handle: Handle, mut stop: watch::Receiver<bool>) {
+    let router = routes::metrics(handle);
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+        tracing::error!(%error, "the metrics page ended");
+    }
+}

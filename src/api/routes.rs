@@ -1,0 +1,312 @@
+//! The endpoints, one short function each.
+
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::{StatusCode, header},
+    middleware,
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event as SseEvent, KeepAlive},
+    },
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+use tokio::sync::{broadcast::error::RecvError, oneshot};
+
+use super::{Act, Handle, Request, Snapshot, guard, openapi, problem::Problem};
+use crate::{model::Timestamp, status};
+
+/// The largest body of `POST /rows`.
+const BODY_BYTES_MAX: usize = 16 << 20;
+/// The most rows an answer holds unless asked for fewer.
+const ROWS_MAX: usize = 100_000;
+/// How long the appliance may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+type Parameters = Query<HashMap<String, String>>;
+
+/// The router of the API.
+pub fn api(handle: Handle) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/status", get(full_status))
+        .route("/pipelines", get(pipelines))
+        .route("/pipelines/{id}/start", post(start_pipeline))
+        .route("/pipelines/{id}/stop", post(stop_pipeline))
+        .route("/pipelines/{id}/stats", get(pipeline_stats))
+        .route("/watermarks", get(watermarks))
+        .route("/state", get(state))
+        .route("/windows", get(windows))
+        .route("/checkpoint", post(checkpoint))
+        .route("/streams/{id}/recent", get(recent))
+        .route("/streams/{id}/history", get(history))
+        .route("/voxels/{grid}", get(voxels))
+        .route("/charts/{id}", get(chart))
+        .route("/alerts", get(alerts))
+        .route("/alerts/{id}/acknowledge", post(acknowledge))
+        .route("/events", get(events))
+        .route("/rows", post(rows))
+        .route("/metrics", get(metrics_page))
+        .route("/openapi.json", get(openapi::document))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(handle.clone(), guard::check))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(handle)
+}
+
+/// The router of the metrics listener.
+pub fn metrics(handle: Handle) -> Router {
+    Router::new().route("/metrics", get(metrics_page)).fallback(unknown).with_state(handle)
+}
+
+async fn unknown(uri: axum::http::Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no {}; see /openapi.json", uri.path()))
+}
+
+async fn wrong_method(uri: axum::http::Uri) -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} takes another method; see /openapi.json", uri.path()))
+}
+
+fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+}
+
+async fn ask(handle: &Handle, act: Act) -> Result<Vec<u8>, Problem> {
+    let (reply, answer) = oneshot::channel();
+    let busy = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the appliance is stopping or overloaded; try again");
+    handle.requests.try_send(Request { act, reply }).map_err(|_| busy(()))?;
+    match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(Ok(answer)) => answer.map_err(Problem::from),
+        Ok(Err(_)) => Err(busy(())),
+        Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no answer in time; try a smaller range")),
+    }
+}
+
+async fn answer(handle: &Handle, act: Act, status: StatusCode) -> Response {
+    match ask(handle, act).await {
+        Ok(bytes) => json_bytes(status, bytes),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn number<T: std::str::FromStr>(parameters: &Parameters, name: &str) -> Result<Option<T>, Problem> {
+    parameters.get(name).map_or(Ok(None), |text| {
+        text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is no number")))
+    })
+}
+
+fn time(parameters: &Parameters, name: &str) -> Result<Option<Timestamp>, Problem> {
+    parameters.get(name).map_or(Ok(None), |text| match text.parse::<i64>() {
+        Ok(ns) => Ok(Some(Timestamp(ns))),
+        Err(_) => text.parse().map(Some).map_err(|error: crate::model::ParseTimeError| invalid(error.to_string())),
+    })
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+fn snapshot(handle: &Handle) -> Arc<Snapshot> {
+    Arc::clone(&handle.snapshot.borrow())
+}
+
+async fn health(State(handle): State<Handle>) -> Response {
+    let snapshot = snapshot(&handle);
+    let body = json!({
+        "status": snapshot.state,
+        "timestamp": snapshot.time,
+        "processor_running": snapshot.pipelines.iter().any(|pipeline| pipeline.running) || snapshot.pipelines.is_empty(),
+        "problems": snapshot.problems,
+    });
+    Json(body).into_response()
+}
+
+async fn full_status(State(handle): State<Handle>) -> Json<Value> {
+    let snapshot = snapshot(&handle);
+    Json(serde_json::to_value(&*snapshot).unwrap_or_default())
+}
+
+async fn pipelines(State(handle): State<Handle>) -> Json<Value> {
+    Json(serde_json::to_value(&snapshot(&handle).pipelines).unwrap_or_default())
+}
+
+fn known_pipeline(handle: &Handle, id: &str) -> Result<status::PipelineStatus, Problem> {
+    snapshot(handle)
+        .pipelines
+        .iter()
+        .find(|pipeline| pipeline.id == id)
+        .cloned()
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no pipeline `{id}`; see /pipelines")))
+}
+
+async fn start_pipeline(State(handle): State<Handle>, Path(id): Path<String>) -> Response {
+    match known_pipeline(&handle, &id) {
+        Ok(_) => answer(&handle, Act::StartPipeline(id), StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn stop_pipeline(State(handle): State<Handle>, Path(id): Path<String>) -> Response {
+    match known_pipeline(&handle, &id) {
+        Ok(_) => answer(&handle, Act::StopPipeline(id), StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn pipeline_stats(State(handle): State<Handle>, Path(id): Path<String>) -> Response {
+    match known_pipeline(&handle, &id) {
+        Ok(pipeline) => Json(pipeline).into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn watermarks(State(handle): State<Handle>) -> Json<Value> {
+    let snapshot = snapshot(&handle);
+    let streams: serde_json::Map<String, Value> = snapshot
+        .streams
+        .iter()
+        .map(|stream| {
+            let partitions: serde_json::Map<String, Value> = stream
+                .partitions
+                .iter()
+                .map(|partition| (partition.partition.clone(), json!({"watermark": partition.watermark, "idle": partition.idle})))
+                .collect();
+            (stream.id.clone(), json!({"watermark": stream.watermark, "partitions": partitions}))
+        })
+        .collect();
+    let global = snapshot.streams.iter().filter_map(|stream| stream.watermark).min();
+    Json(json!({"watermarks": streams, "global_watermark": global}))
+}
+
+async fn state(State(handle): State<Handle>, parameters: Parameters) -> Response {
+    let prefix = parameters.get("prefix").cloned().unwrap_or_default();
+    answer(&handle, Act::State { prefix }, StatusCode::OK).await
+}
+
+async fn windows(State(handle): State<Handle>, parameters: Parameters) -> Response {
+    let pipeline = parameters.get("pipeline").or_else(|| parameters.get("pipeline_id")).cloned();
+    match number(&parameters, "limit") {
+        Ok(limit) => answer(&handle, Act::Windows { pipeline, limit: limit.unwrap_or(100) }, StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn checkpoint(State(handle): State<Handle>) -> Response {
+    answer(&handle, Act::Checkpoint, StatusCode::OK).await
+}
+
+async fn recent(State(handle): State<Handle>, Path(stream): Path<String>, parameters: Parameters) -> Response {
+    let act = (|| {
+        let rows = number(&parameters, "rows")?;
+        let duration_ns = parameters.get("duration").map(|text| duration_ns(text)).transpose()?;
+        Ok::<_, Problem>(Act::Recent { stream, rows, duration_ns })
+    })();
+    match act {
+        Ok(act) => answer(&handle, act, StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn duration_ns(text: &str) -> Result<i64, Problem> {
+    let number_end = text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len());
+    let unit_ns = match &text[number_end..] {
+        "ns" => 1.0,
+        "us" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        "m" | "min" => 60e9,
+        "h" => 3_600e9,
+        "d" => 86_400e9,
+        _ => return Err(invalid(format!("`duration={text}` is no duration; write 250ms, 5s or 12h"))),
+    };
+    let number: f64 = text[..number_end].parse().map_err(|_| invalid(format!("`duration={text}` is no duration")))?;
+    Ok((number * unit_ns) as i64)
+}
+
+async fn history(State(handle): State<Handle>, Path(stream): Path<String>, parameters: Parameters) -> Response {
+    let act = (|| {
+        Ok::<_, Problem>(Act::History {
+            stream,
+            from: time(&parameters, "from")?.unwrap_or(Timestamp::MIN),
+            to: time(&parameters, "to")?.unwrap_or(Timestamp::MAX),
+            condition: parameters.get("where").cloned(),
+            limit: number(&parameters, "limit")?.unwrap_or(ROWS_MAX).min(ROWS_MAX),
+        })
+    })();
+    match act {
+        Ok(act) => answer(&handle, act, StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn voxels(State(handle): State<Handle>, Path(grid): Path<String>, parameters: Parameters) -> Response {
+    let act = (|| {
+        Ok::<_, Problem>(Act::Voxels { grid, layer: number(&parameters, "layer")?, since: number(&parameters, "since")? })
+    })();
+    match act {
+        Ok(act) => answer(&handle, act, StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn chart(State(handle): State<Handle>, Path(id): Path<String>) -> Response {
+    let charts: Vec<_> = snapshot(&handle).charts.iter().filter(|chart| chart.id == id).cloned().collect();
+    if charts.is_empty() {
+        return answer(&handle, Act::Chart(id), StatusCode::OK).await;
+    }
+    Json(charts).into_response()
+}
+
+async fn alerts(State(handle): State<Handle>) -> Json<Value> {
+    Json(serde_json::to_value(&snapshot(&handle).alerts).unwrap_or_default())
+}
+
+async fn acknowledge(State(handle): State<Handle>, Path(id): Path<String>, body: Bytes) -> Response {
+    #[derive(serde::Deserialize)]
+    struct Who {
+        name: String,
+        #[serde(default)]
+        note: String,
+    }
+    let Ok(who) = serde_json::from_slice::<Who>(&body) else {
+        return invalid(r#"send {"name": "who", "note": "what"}"#.into()).into_response();
+    };
+    answer(&handle, Act::Acknowledge { id, name: who.name, note: who.note }, StatusCode::OK).await
+}
+
+async fn rows(State(handle): State<Handle>, parameters: Parameters, body: Bytes) -> Response {
+    let stream = parameters.get("stream").cloned();
+    answer(&handle, Act::Append { body: body.to_vec(), stream }, StatusCode::ACCEPTED).await
+}
+
+async fn metrics_page(State(handle): State<Handle>) -> Response {
+    let page = status::metrics::render(&snapshot(&handle));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+}
+
+async fn events(State(handle): State<Handle>, parameters: Parameters) -> Response {
+    let kind = parameters.get("kind").cloned();
+    let receiver = handle.events.subscribe();
+    let stream = futures_util::stream::unfold((receiver, kind), |(mut receiver, kind)| async move {
+        loop {
+            match receiver.recv().await {
+                Ok(event) if kind.as_ref().is_none_or(|kind| *kind == event.kind) => {
+                    let sent = SseEvent::default().id(event.id.replace('\n', " ")).event(&event.kind).data(&event.json);
+                    return Some((Ok::<_, Infallible>(sent), (receiver, kind)));
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => {
+                    let sent = SseEvent::default().event("missed").data(json!({"missed": missed}).to_string());
+                    return Some((Ok(sent), (receiver, kind)));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    });
+    Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
+}
