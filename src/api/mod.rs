@@ -17,8 +17,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-pub use crate::status::Snapshot;
 use crate::model::Timestamp;
+pub use crate::status::Snapshot;
 
 /// What the handlers work with.
 #[derive(Clone)]

@@ -95,9 +95,9 @@ async fn answer(handle: &Handle, act: Act, status: StatusCode) -> Response {
 }
 
 fn number<T: std::str::FromStr>(parameters: &Parameters, name: &str) -> Result<Option<T>, Problem> {
-    parameters.get(name).map_or(Ok(None), |text| {
-        text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is no number")))
-    })
+    parameters
+        .get(name)
+        .map_or(Ok(None), |text| text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is no number"))))
 }
 
 fn time(parameters: &Parameters, name: &str) -> Result<Option<Timestamp>, Problem> {
@@ -245,9 +245,8 @@ async fn history(State(handle): State<Handle>, Path(stream): Path<String>, param
 }
 
 async fn voxels(State(handle): State<Handle>, Path(grid): Path<String>, parameters: Parameters) -> Response {
-    let act = (|| {
-        Ok::<_, Problem>(Act::Voxels { grid, layer: number(&parameters, "layer")?, since: number(&parameters, "since")? })
-    })();
+    let act =
+        (|| Ok::<_, Problem>(Act::Voxels { grid, layer: number(&parameters, "layer")?, since: number(&parameters, "since")? }))();
     match act {
         Ok(act) => answer(&handle, act, StatusCode::OK).await,
         Err(problem) => problem.into_response(),

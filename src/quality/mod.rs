@@ -4,4 +4,3 @@
 //! - [`alert`]: severity and cooldown per metric.
 
 pub mod alert;
-
