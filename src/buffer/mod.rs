@@ -151,8 +151,7 @@ impl Ring {
             return;
         }
         self.counts.added += rows.len() as u64;
-        self.latest =
-            Latest { source: Arc::clone(&batch.source), partition: Arc::clone(&batch.partition), arrival: batch.arrival };
+        self.latest = Latest { source: Arc::clone(&batch.source), partition: Arc::clone(&batch.partition), arrival: batch.arrival };
         let kept = rows.len().min(self.capacity);
         let passed_over = (rows.len() - kept) as u64;
         self.make_room(kept);
