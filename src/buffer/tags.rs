@@ -1,0 +1,75 @@
+//! A text column of a ring: codes in a mirrored column, texts interned once a ring.
+//!
+//! The table of texts is bounded: when it outgrows twice the ring, texts that no row holds any more are forgotten and the codes are
+//! renumbered. So a tag that never repeats costs memory for the rows in the ring and no more.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::model::{NO_TAG, TagColumn};
+
+use super::mirror::Mirror;
+
+/// Texts kept beyond what the ring could need, so that a small ring does not tidy up all the time.
+const NAMES_SPARE: usize = 1024;
+
+#[derive(Debug, Clone)]
+pub(super) struct Tags {
+    codes: Mirror<u32>,
+    names: Vec<Arc<str>>,
+    /// The place of a text in `names`; looked up, never iterated.
+    lookup: FxHashMap<Arc<str>, u32>,
+    names_max: usize,
+}
+
+impl Tags {
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            codes: Mirror::new(capacity, NO_TAG),
+            names: Vec::new(),
+            lookup: FxHashMap::default(),
+            names_max: capacity * 2 + NAMES_SPARE,
+        }
+    }
+
+    /// Codes of the `len` rows from `slot` on.
+    pub fn codes(&self, slot: usize, len: usize) -> &[u32] {
+        self.codes.window(slot, len)
+    }
+
+    /// The distinct texts, by code.
+    pub fn names(&self) -> &[Arc<str>] {
+        &self.names
+    }
+
+    /// Writes the codes of `column` (rows `from..to`) from `slot` on. `held` is (slot, length) of the rows that stay in the ring.
+    pub fn write(&mut self, slot: usize, column: &TagColumn, from: usize, to: usize, held: (usize, usize)) {
+        if self.names.len() + column.names.len() > self.names_max {
+            self.forget_unused(held);
+        }
+        let own: Vec<u32> = column.names.iter().map(|name| self.intern(name)).collect();
+        let translated: Vec<u32> =
+            column.codes[from..to].iter().map(|code| own.get(*code as usize).copied().unwrap_or(NO_TAG)).collect();
+        self.codes.write(slot, &translated);
+    }
+
+    fn intern(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(code) = self.lookup.get(name) {
+            return *code;
+        }
+        let code = self.names.len() as u32;
+        self.names.push(Arc::clone(name));
+        self.lookup.insert(Arc::clone(name), code);
+        code
+    }
+
+    fn forget_unused(&mut self, (slot, len): (usize, usize)) {
+        let held = self.codes.window(slot, len).to_vec();
+        let names = std::mem::take(&mut self.names);
+        self.lookup.clear();
+        let renumbered: Vec<u32> =
+            held.iter().map(|code| names.get(*code as usize).map_or(NO_TAG, |name| self.intern(name))).collect();
+        self.codes.write(slot, &renumbered);
+    }
+}

@@ -1,0 +1,242 @@
+//! Tiles as bytes, for checkpoints and for layers that leave memory.
+//!
+//! ```text
+//! u8 format (1) · u8 lanes (1 weight, 2 sum, 4 first, 8 last) · u16 signals
+//! per signal: 1024 bits, 1 = the voxel has a value (cell order, low bit first), then by lane the voxels' values:
+//!             u32 count · f64 mean · f64 m2 · f64 min · f64 max [· f64 weight] [· f64 sum, f64 lost] [· i64 time, f64 value]×2
+//! u32 CRC-32 of all before
+//! ```
+//!
+//! Little-endian. A voxel takes 36 bytes and what its optional lanes take; empty voxels take one bit. Bytes that were cut, changed
+//! or written by a grid with other lanes are refused as a whole.
+
+use super::{Grid, GridError, Stamped, Stats, Sum, TileKey, Weights, tile::TILE_VOXELS};
+
+const FORMAT: u8 = 1;
+const WEIGHT: u8 = 1;
+const SUM: u8 = 2;
+const FIRST: u8 = 4;
+const LAST: u8 = 8;
+const BITMAP_BYTES: usize = TILE_VOXELS / 8;
+
+/// A tile at rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TileBlob {
+    /// Which one.
+    pub key: TileKey,
+    /// Only what came after the stored tile left memory: the store keeps [`merge_tiles`] of the two.
+    pub is_delta: bool,
+    /// As the module's page draws them.
+    pub bytes: Vec<u8>,
+}
+
+/// What is known of a tile's voxels, by signal: places that have a value, and it.
+type Decoded = Vec<Vec<(usize, Stats)>>;
+
+/// The bytes of a tile that holds the rows of `stored` and then those of `later`.
+///
+/// # Errors
+/// Bytes that are no tile, or tiles of different grids.
+pub fn merge_tiles(key: TileKey, stored: &[u8], later: &[u8]) -> Result<Vec<u8>, GridError> {
+    let refused = |why| GridError::Tile { key: key.0, why };
+    let (lanes, mut merged) = decode(stored).map_err(refused)?;
+    let (other_lanes, other) = decode(later).map_err(refused)?;
+    if lanes != other_lanes || merged.len() != other.len() {
+        return Err(GridError::Mismatch { what: "statistics" });
+    }
+    for (own, other) in merged.iter_mut().zip(other) {
+        for (cell, stats) in other {
+            match own.binary_search_by_key(&cell, |(cell, _)| *cell) {
+                Ok(at) => own[at].1 = own[at].1.merged(&stats),
+                Err(at) => own.insert(at, (cell, stats)),
+            }
+        }
+    }
+    Ok(encode(lanes, &merged))
+}
+
+impl Grid {
+    /// The tiles touched after `version`, sorted by key, for a checkpoint at this version. Tiles of evicted layers leave memory with
+    /// it: what is returned has to be stored together with the checkpoint.
+    pub fn take_touched_tiles(&mut self, version: u64) -> Vec<TileBlob> {
+        let blobs: Vec<TileBlob> = self.touched_since(version).into_iter().filter_map(|key| self.blob(key)).collect();
+        for blob in blobs.iter().filter(|blob| blob.is_delta) {
+            self.remove(blob.key);
+        }
+        blobs
+    }
+
+    /// Whether a quarter of the memory or less is left: time to [`Grid::evict_finished`].
+    pub fn is_nearly_full(&self) -> bool {
+        self.bytes() > self.config.settings().bytes_max / 4 * 3
+    }
+
+    /// Lets finished layers leave memory, from the lowest, until half of it is free; their tiles, sorted by key, have to be stored
+    /// together with the checkpoint. Queries for such a layer load its tiles into a grid of their own ([`Grid::restore_tile`]).
+    pub fn evict_finished(&mut self) -> Vec<TileBlob> {
+        let mut blobs = Vec::new();
+        let places: Vec<u32> = self.layer_places.values().copied().collect();
+        for place in places {
+            if self.bytes() <= self.config.settings().bytes_max / 2 {
+                break;
+            }
+            if self.layers[place as usize].is_finished {
+                blobs.extend(self.evict(place));
+            }
+        }
+        blobs
+    }
+
+    fn evict(&mut self, place: u32) -> Vec<TileBlob> {
+        let keys = self.keys(|tile| tile.layer == place);
+        let blobs = keys.iter().filter_map(|key| self.blob(*key)).collect();
+        keys.into_iter().for_each(|key| self.remove(key));
+        self.layers[place as usize].is_evicted = true;
+        blobs
+    }
+
+    fn blob(&self, key: TileKey) -> Option<TileBlob> {
+        let slot = *self.slots.get(&key.0)? as usize;
+        let voxels = |signal: usize| {
+            let lanes = &self.lanes[signal];
+            (0..TILE_VOXELS).filter_map(|cell| lanes.get(slot, cell).map(|stats| (cell, stats))).collect()
+        };
+        let decoded: Decoded = (0..self.lanes.len()).map(voxels).collect();
+        Some(TileBlob { key, is_delta: self.tiles[slot].is_delta, bytes: encode(self.lane_bits(), &decoded) })
+    }
+
+    /// Adds a stored tile to what is in memory, if anything: at recovery, after [`Grid::restore`], and to look at evicted layers. Counts
+    /// as touched by the grid's version, which the checkpoint has seen.
+    ///
+    /// # Errors
+    /// Bytes that are no tile of this grid.
+    pub fn restore_tile(&mut self, key: TileKey, bytes: &[u8]) -> Result<(), GridError> {
+        let refused = |why| GridError::Tile { key: key.0, why };
+        let in_box = |voxel: [i32; 3]| (0..3).all(|axis| self.config.axes()[axis].contains(voxel[axis]));
+        if key.0 >> 63 != 0 || !in_box(key.origin()) {
+            return Err(refused("it lies outside the grid's box"));
+        }
+        let (lanes, decoded) = decode(bytes).map_err(refused)?;
+        if lanes != self.lane_bits() || decoded.len() != self.lanes.len() {
+            return Err(refused("it has other signals or statistics than the grid"));
+        }
+        let slot = self.slot_or_new(key);
+        self.tiles[slot].version = self.tiles[slot].version.max(self.version);
+        for (lanes, voxels) in self.lanes.iter_mut().zip(&decoded) {
+            voxels.iter().for_each(|(cell, stats)| lanes.restore(slot, *cell, stats));
+        }
+        Ok(())
+    }
+
+    fn lane_bits(&self) -> u8 {
+        let settings = self.config.settings();
+        let bit = |on: bool, bit: u8| if on { bit } else { 0 };
+        bit(settings.weights == Weights::Trilinear, WEIGHT)
+            | bit(settings.lanes.sum, SUM)
+            | bit(settings.lanes.first, FIRST)
+            | bit(settings.lanes.last, LAST)
+    }
+}
+
+fn encode(lanes: u8, signals: &[Vec<(usize, Stats)>]) -> Vec<u8> {
+    let voxels: usize = signals.iter().map(Vec::len).sum();
+    let mut bytes = Vec::with_capacity(8 + signals.len() * BITMAP_BYTES + voxels * 92);
+    bytes.extend([FORMAT, lanes]);
+    bytes.extend((signals.len() as u16).to_le_bytes());
+    for voxels in signals {
+        let mut bitmap = [0_u8; BITMAP_BYTES];
+        voxels.iter().for_each(|(cell, _)| bitmap[cell / 8] |= 1 << (cell % 8));
+        bytes.extend(bitmap);
+        voxels.iter().for_each(|(_, stats)| bytes.extend(stats.count.to_le_bytes()));
+        let mut lane = |get: fn(&Stats) -> f64| voxels.iter().for_each(|(_, stats)| bytes.extend(get(stats).to_le_bytes()));
+        lane(|stats| stats.mean);
+        lane(|stats| stats.m2);
+        lane(|stats| stats.min);
+        lane(|stats| stats.max);
+        if lanes & WEIGHT != 0 {
+            lane(|stats| stats.weight);
+        }
+        if lanes & SUM != 0 {
+            lane(|stats| stats.sum.unwrap_or_default().total);
+            lane(|stats| stats.sum.unwrap_or_default().lost);
+        }
+        for (on, get) in [(FIRST, (|stats| stats.first) as fn(&Stats) -> Option<Stamped>), (LAST, |stats| stats.last)] {
+            if lanes & on != 0 {
+                let stamped = |stats: &Stats| get(stats).unwrap_or(Stamped { time: 0, value: f64::NAN });
+                voxels.iter().for_each(|(_, stats)| bytes.extend(stamped(stats).time.to_le_bytes()));
+                voxels.iter().for_each(|(_, stats)| bytes.extend(stamped(stats).value.to_le_bytes()));
+            }
+        }
+    }
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    bytes
+}
+
+/// The lanes and voxels of a tile, or what is wrong with it.
+fn decode(bytes: &[u8]) -> Result<(u8, Decoded), &'static str> {
+    let (body, crc) = bytes.split_last_chunk::<4>().ok_or("it is cut short")?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        return Err("its checksum is wrong");
+    }
+    let mut reader = Reader(body);
+    let [format, lanes] = reader.take::<2>()?;
+    if format != FORMAT || lanes & !(WEIGHT | SUM | FIRST | LAST) != 0 {
+        return Err("it is of a format this version does not know");
+    }
+    let signals = u16::from_le_bytes(reader.take()?);
+    let decoded = (0..signals).map(|_| reader.signal(lanes)).collect::<Result<_, _>>()?;
+    if reader.0.is_empty() { Ok((lanes, decoded)) } else { Err("it is too long") }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or("it is cut short")?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn column<T, const N: usize>(&mut self, len: usize, from: fn([u8; N]) -> T) -> Result<Vec<T>, &'static str> {
+        (0..len).map(|_| self.take().map(from)).collect()
+    }
+
+    fn signal(&mut self, lanes: u8) -> Result<Vec<(usize, Stats)>, &'static str> {
+        let bitmap = self.take::<BITMAP_BYTES>()?;
+        let cells: Vec<usize> = (0..TILE_VOXELS).filter(|cell| bitmap[cell / 8] >> (cell % 8) & 1 == 1).collect();
+        let n = cells.len();
+        let count = self.column(n, u32::from_le_bytes)?;
+        let [mean, m2, min, max] = [(); 4].map(|()| self.column(n, f64::from_le_bytes));
+        let (mean, m2, min, max) = (mean?, m2?, min?, max?);
+        let weight = if lanes & WEIGHT == 0 { None } else { Some(self.column(n, f64::from_le_bytes)?) };
+        let sum = self.pairs(lanes & SUM != 0, n, f64::from_le_bytes)?;
+        let first = self.pairs(lanes & FIRST != 0, n, i64::from_le_bytes)?;
+        let last = self.pairs(lanes & LAST != 0, n, i64::from_le_bytes)?;
+        let stamped = |pairs: &Option<(Vec<i64>, Vec<f64>)>, at: usize| {
+            pairs.as_ref().map(|(times, values)| Stamped { time: times[at], value: values[at] })
+        };
+        let stats = |at: usize| Stats {
+            count: count[at],
+            weight: weight.as_ref().map_or(f64::from(count[at]), |weight| weight[at]),
+            mean: mean[at],
+            m2: m2[at],
+            min: min[at],
+            max: max[at],
+            sum: sum.as_ref().map(|(total, lost)| Sum { total: total[at], lost: lost[at] }),
+            first: stamped(&first, at),
+            last: stamped(&last, at),
+        };
+        if count.contains(&0) {
+            return Err("it has a voxel of no rows");
+        }
+        Ok(cells.into_iter().enumerate().map(|(at, cell)| (cell, stats(at))).collect())
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn pairs<T>(&mut self, on: bool, len: usize, from: fn([u8; 8]) -> T) -> Result<Option<(Vec<T>, Vec<f64>)>, &'static str> {
+        if !on {
+            return Ok(None);
+        }
+        Ok(Some((self.column(len, from)?, self.column(len, f64::from_le_bytes)?)))
+    }
+}
