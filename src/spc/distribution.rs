@@ -102,7 +102,7 @@ mod tests {
         close(chi_square_upper(0.05, 2.0), 5.991_464_547_107_98, 1e-12);
         close(chi_square_upper(0.0027, 2.0), -2.0 * 0.0027_f64.ln(), 1e-12);
         close(chi_square_upper(0.01, 5.0), 15.086_272_469, 1e-9);
-        close(f_upper(0.05, 2.0, 98.0), 3.089_203_05, 1e-8);
+        close(f_upper(0.05, 2.0, 98.0), 49.0 * (0.05_f64.powf(-1.0 / 49.0) - 1.0), 1e-12);
         close(f_upper(0.01, 5.0, 10.0), 5.636_326, 1e-6);
         close(beta_upper(0.05, 1.0, 1.0), 0.95, 1e-12);
     }
