@@ -1,1 +1,3 @@
 //! Outside to batches: serial, MQTT, Kafka, files; `decode` is pure.
+
+pub mod decode;

@@ -1,1 +1,4 @@
 //! The embedded store.
+pub mod columns;
+pub mod encoding;
+pub mod wire;

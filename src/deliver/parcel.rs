@@ -1,0 +1,95 @@
+//! What a sink is given at a time, and how far it has come.
+//!
+//! Rows and results are numbered separately: rows by the inbox, results by the outbox. A [`Progress`] is a place in both. A parcel
+//! holds everything after one progress up to and including another ([`Parcel::through`]), less what is not routed to the sink.
+
+use std::sync::Arc;
+
+use crate::model::{Batch, Seq};
+
+/// How far a sink has come: the last row and the last result it confirmed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last confirmed row of the inbox; 0 = none.
+    pub rows: Seq,
+    /// The last confirmed result of the outbox; 0 = none.
+    pub results: Seq,
+}
+
+impl Progress {
+    /// The farther of both, for rows and results each.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { rows: self.rows.max(other.rows), results: self.results.max(other.results) }
+    }
+}
+
+/// Whose rows these are: what makes their ids unique in a plant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The configured name of the appliance.
+    pub appliance: Arc<str>,
+    /// Drawn when the store was created, so that the rows of a store that starts again from 1 are other rows.
+    pub store: u64,
+}
+
+impl Identity {
+    /// The id of row `seq`: `{appliance}-{store, 16 hex digits}-{seq}`.
+    pub fn row_id(&self, seq: Seq) -> String {
+        format!("{}-{:016x}-{}", self.appliance, self.store, seq.0)
+    }
+
+    /// The id of a result among those of all appliances: `{appliance}-{id}`.
+    pub fn result_id(&self, id: &str) -> String {
+        format!("{}-{id}", self.appliance)
+    }
+}
+
+/// Consecutive rows of one stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowLot {
+    /// The rows; row `i` is number `first_seq + i` of the inbox.
+    pub batch: Arc<Batch>,
+    /// Whether they are delivered so long after they arrived that they are backlog, not live.
+    pub historical: bool,
+}
+
+/// One result, as the outbox holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultRecord {
+    /// The number in the outbox.
+    pub seq: Seq,
+    /// The id that the same inputs always give.
+    pub id: Arc<str>,
+    /// The word in `kind`.
+    pub kind: Arc<str>,
+    /// The pipeline it comes from.
+    pub pipeline: Arc<str>,
+    /// The pipeline's stream.
+    pub stream: Arc<str>,
+    /// The result as a JSON object.
+    pub json: Arc<[u8]>,
+}
+
+/// Rows and results to deliver together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Parcel {
+    /// In inbox order.
+    pub rows: Vec<RowLot>,
+    /// In outbox order.
+    pub results: Vec<ResultRecord>,
+    /// Where the sink is once it confirmed this.
+    pub through: Progress,
+}
+
+impl Parcel {
+    /// How many rows.
+    pub fn row_count(&self) -> usize {
+        self.rows.iter().map(|lot| lot.batch.rows()).sum()
+    }
+
+    /// Whether there is nothing to deliver; the progress may move all the same.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.results.is_empty()
+    }
+}

@@ -1,0 +1,455 @@
+//! Run rules: Nelson 1–8 and Western Electric 1–4 as two different sets, each rule on its own.
+//!
+//! A point fires a rule when the rule's pattern *ends* at that point. All comparisons are strict: a value on a limit is inside, a
+//! value on the centre line breaks a run, equal neighbours break a trend. A missing point breaks everything.
+//!
+//! | rule | pattern |
+//! |---|---|
+//! | `nelson_1`, `western_electric_1` | one point beyond a control limit |
+//! | `nelson_2` | 9 in a row on one side of the centre line |
+//! | `nelson_3` | 6 in a row (an option: 7) steadily rising or falling |
+//! | `nelson_4` | 14 in a row (15) alternating up and down |
+//! | `nelson_5`, `western_electric_2` | 2 of 3 beyond two sigma on one side, the last one among them |
+//! | `nelson_6`, `western_electric_3` | 4 of 5 beyond one sigma on one side, the last one among them |
+//! | `nelson_7` | 15 in a row inside one sigma |
+//! | `nelson_8` | 8 in a row outside one sigma, with both sides present (an option: either) |
+//! | `western_electric_4` | 8 in a row on one side of the centre line |
+//!
+//! `2 of 3` may fire at the second point and `4 of 5` at the fourth: the published run lengths need that (Champ and Woodall 1987); an
+//! option asks for the full window. Sources: Nelson, *J. Quality Technology* 16 (1984); Western Electric handbook (1956).
+//!
+//! The state is one shift register of 16 bits a property (above, below, beyond one sigma, …), the last value, and what fired last:
+//! 32 bytes, O(1) a point, and it survives restarts.
+
+use std::sync::{Arc, LazyLock};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Severity;
+
+use super::config::{Conventions, RuleSides};
+
+/// A named reason for a violation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Rule {
+    Nelson1,
+    Nelson2,
+    Nelson3,
+    Nelson4,
+    Nelson5,
+    Nelson6,
+    Nelson7,
+    Nelson8,
+    WesternElectric1,
+    WesternElectric2,
+    WesternElectric3,
+    WesternElectric4,
+    CusumUpper,
+    CusumLower,
+}
+
+impl Rule {
+    /// All of them, in the order of their bits.
+    pub const ALL: [Self; 14] = [
+        Self::Nelson1,
+        Self::Nelson2,
+        Self::Nelson3,
+        Self::Nelson4,
+        Self::Nelson5,
+        Self::Nelson6,
+        Self::Nelson7,
+        Self::Nelson8,
+        Self::WesternElectric1,
+        Self::WesternElectric2,
+        Self::WesternElectric3,
+        Self::WesternElectric4,
+        Self::CusumUpper,
+        Self::CusumLower,
+    ];
+
+    /// The name in configuration and results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nelson1 => "nelson_1",
+            Self::Nelson2 => "nelson_2",
+            Self::Nelson3 => "nelson_3",
+            Self::Nelson4 => "nelson_4",
+            Self::Nelson5 => "nelson_5",
+            Self::Nelson6 => "nelson_6",
+            Self::Nelson7 => "nelson_7",
+            Self::Nelson8 => "nelson_8",
+            Self::WesternElectric1 => "western_electric_1",
+            Self::WesternElectric2 => "western_electric_2",
+            Self::WesternElectric3 => "western_electric_3",
+            Self::WesternElectric4 => "western_electric_4",
+            Self::CusumUpper => "cusum_upper",
+            Self::CusumLower => "cusum_lower",
+        }
+    }
+
+    /// The run rule of that name; the CUSUM's own names are not configured.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL[..12].iter().copied().find(|rule| rule.name() == name)
+    }
+
+    /// Its place in a [`RuleMask`].
+    pub const fn mask(self) -> RuleMask {
+        RuleMask(1 << self as u8)
+    }
+
+    /// The fewest points that can make up the pattern.
+    pub fn points(self, conventions: &Conventions) -> u32 {
+        match self {
+            Self::Nelson1 | Self::WesternElectric1 | Self::CusumUpper | Self::CusumLower => 1,
+            Self::Nelson5 | Self::WesternElectric2 => 2,
+            Self::Nelson6 | Self::WesternElectric3 => 4,
+            Self::Nelson3 => u32::from(conventions.trend_points),
+            Self::Nelson8 | Self::WesternElectric4 => 8,
+            Self::Nelson2 => 9,
+            Self::Nelson4 => u32::from(conventions.alternation_points),
+            Self::Nelson7 => 15,
+        }
+    }
+
+    /// How much it matters: a point beyond the limits most, patterns that only hint at stratification or over-control least.
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::Nelson1 | Self::WesternElectric1 | Self::CusumUpper | Self::CusumLower => Severity::Critical,
+            Self::Nelson2 | Self::Nelson5 | Self::WesternElectric2 | Self::WesternElectric4 => Severity::High,
+            Self::Nelson3 | Self::Nelson6 | Self::WesternElectric3 => Severity::Medium,
+            Self::Nelson4 | Self::Nelson7 | Self::Nelson8 => Severity::Low,
+        }
+    }
+}
+
+/// The shared texts of all rule names, in the order of [`Rule::ALL`].
+static NAMES: LazyLock<[Arc<str>; 14]> = LazyLock::new(|| Rule::ALL.map(|rule| rule.name().into()));
+
+/// A set of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RuleMask(pub u16);
+
+impl RuleMask {
+    /// No rule.
+    pub const NONE: Self = Self(0);
+    /// Nelson 1–8.
+    pub const NELSON: Self = Self(0x00ff);
+    /// Nelson 1–4, the ones that need no zones.
+    pub const NELSON_WITHOUT_ZONES: Self = Self(0x000f);
+    /// Western Electric 1–4.
+    pub const WESTERN_ELECTRIC: Self = Self(0x0f00);
+    /// Western Electric 1 and 4, the ones that need no zones.
+    pub const WESTERN_ELECTRIC_WITHOUT_ZONES: Self = Self(0x0900);
+    /// The first rule of both sets: one point beyond a limit.
+    pub const BEYOND_LIMITS: Self = Self(0x0101);
+
+    /// Whether it is empty.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether `rule` is in it.
+    pub const fn has(self, rule: Rule) -> bool {
+        self.0 & rule.mask().0 != 0
+    }
+
+    /// Rules in both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Rules in either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Rules of this set that are not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The rules, in order.
+    pub fn iter(self) -> impl Iterator<Item = Rule> {
+        Rule::ALL.into_iter().filter(move |rule| self.has(*rule))
+    }
+
+    /// Their names, in order.
+    pub fn names(self) -> Vec<Arc<str>> {
+        self.iter().map(|rule| Arc::clone(&NAMES[rule as usize])).collect()
+    }
+}
+
+/// The shared text of a rule's name.
+pub fn shared_name(rule: Rule) -> Arc<str> {
+    Arc::clone(&NAMES[rule as usize])
+}
+
+/// The rules in order of what to look at first: most severe, then fewest points.
+pub fn prioritise(rules: RuleMask, conventions: &Conventions) -> Vec<Rule> {
+    let mut order: Vec<Rule> = rules.iter().collect();
+    order.sort_by_key(|rule| (std::cmp::Reverse(rule.severity()), rule.points(conventions), *rule));
+    order
+}
+
+/// The lines a point is judged against. Control limits are kept apart from the zones: a clamped or wider limit moves no zone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Zones {
+    /// Centre line.
+    pub center: f64,
+    /// Lower control limit; −∞ where there is none.
+    pub lcl: f64,
+    /// Upper control limit; ∞ where there is none.
+    pub ucl: f64,
+    /// Two sigma below the centre line.
+    pub minus_2: f64,
+    /// One sigma below.
+    pub minus_1: f64,
+    /// One sigma above.
+    pub plus_1: f64,
+    /// Two sigma above.
+    pub plus_2: f64,
+}
+
+impl Zones {
+    /// Zones at one and two `sigma` of the plotted statistic, limits at `width` of them, clamped to [`low`, `high`].
+    pub fn new(center: f64, sigma: f64, width: f64, [low, high]: [f64; 2]) -> Self {
+        Self {
+            center,
+            lcl: (center - width * sigma).max(low),
+            ucl: (center + width * sigma).min(high),
+            minus_2: center - 2.0 * sigma,
+            minus_1: center - sigma,
+            plus_1: center + sigma,
+            plus_2: center + 2.0 * sigma,
+        }
+    }
+}
+
+/// Which rules are looked at and in which variant, as bit patterns over the registers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    /// The rules that are reported.
+    pub enabled: RuleMask,
+    trend: u16,
+    alternation: u16,
+    window_of_3: u16,
+    window_of_5: u16,
+    both_sides: bool,
+}
+
+impl Plan {
+    /// The plan for `enabled` rules under `conventions`.
+    pub fn new(enabled: RuleMask, conventions: &Conventions) -> Self {
+        let ones = |count: u8| ((1_u32 << count) - 1) as u16;
+        let full = conventions.full_window;
+        Self {
+            enabled,
+            // A trend of n points is n − 1 rises; n alternating points are n − 2 turns.
+            trend: ones(conventions.trend_points.clamp(3, 16) - 1),
+            alternation: ones(conventions.alternation_points.clamp(4, 17) - 2),
+            window_of_3: if full { ones(3) } else { 0 },
+            window_of_5: if full { ones(5) } else { 0 },
+            both_sides: conventions.rule_8_sides == RuleSides::Both,
+        }
+    }
+}
+
+/// What a rule has to remember of the points before: bit 0 of each register is the newest point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RuleState {
+    last: f64,
+    present: u16,
+    above: u16,
+    below: u16,
+    over_1: u16,
+    under_1: u16,
+    over_2: u16,
+    under_2: u16,
+    inside_1: u16,
+    up: u16,
+    down: u16,
+    turn: u16,
+    fired: u16,
+}
+
+impl Default for RuleState {
+    fn default() -> Self {
+        Self {
+            last: f64::NAN,
+            present: 0,
+            above: 0,
+            below: 0,
+            over_1: 0,
+            under_1: 0,
+            over_2: 0,
+            under_2: 0,
+            inside_1: 0,
+            up: 0,
+            down: 0,
+            turn: 0,
+            fired: 0,
+        }
+    }
+}
+
+impl RuleState {
+    /// Forgets everything: a missing point, a gap, another recipe.
+    pub fn break_runs(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What fired at the newest point.
+    pub const fn fired(&self) -> RuleMask {
+        RuleMask(self.fired)
+    }
+
+    /// Takes the next point and says which enabled rules' patterns end there.
+    #[inline]
+    pub fn step(&mut self, x: f64, zones: &Zones, plan: &Plan) -> RuleMask {
+        let bit = u16::from;
+        let (up, down) = (bit(x > self.last), bit(x < self.last));
+        let turn = (up & self.down) | (down & self.up);
+        self.last = x;
+        let push = |register: &mut u16, value: u16| *register = *register << 1 | (value & 1);
+        push(&mut self.turn, turn);
+        push(&mut self.up, up);
+        push(&mut self.down, down);
+        push(&mut self.present, 1);
+        push(&mut self.above, bit(x > zones.center));
+        push(&mut self.below, bit(x < zones.center));
+        let (over_1, under_1) = (bit(x > zones.plus_1), bit(x < zones.minus_1));
+        push(&mut self.over_1, over_1);
+        push(&mut self.under_1, under_1);
+        push(&mut self.over_2, bit(x > zones.plus_2));
+        push(&mut self.under_2, bit(x < zones.minus_2));
+        push(&mut self.inside_1, bit(x < zones.plus_1) & bit(x > zones.minus_1));
+        let beyond = bit(x > zones.ucl) | bit(x < zones.lcl);
+        self.fired = self.patterns(beyond, plan) & plan.enabled.0;
+        RuleMask(self.fired)
+    }
+
+    /// Every pattern that ends at the newest point.
+    #[inline]
+    fn patterns(&self, beyond: u16, plan: &Plan) -> u16 {
+        let bit = u16::from;
+        let all = |register: u16, mask: u16| bit(register & mask == mask);
+        let run_8 = all(self.above, 0xff) | all(self.below, 0xff);
+        let run_9 = all(self.above, 0x1ff) | all(self.below, 0x1ff);
+        let trend = all(self.up, plan.trend) | all(self.down, plan.trend);
+        let alternation = all(self.turn, plan.alternation);
+        let two_of_3 = (two_of_3(self.over_2) | two_of_3(self.under_2)) & all(self.present, plan.window_of_3);
+        let four_of_5 = (four_of_5(self.over_1) | four_of_5(self.under_1)) & all(self.present, plan.window_of_5);
+        let hugging = all(self.inside_1, 0x7fff);
+        let outside = all(self.over_1 | self.under_1, 0xff);
+        let sides = bit(!plan.both_sides) | (bit(self.over_1 & 0xff != 0) & bit(self.under_1 & 0xff != 0));
+        beyond
+            | run_9 << 1
+            | trend << 2
+            | alternation << 3
+            | two_of_3 << 4
+            | four_of_5 << 5
+            | hugging << 6
+            | (outside & sides) << 7
+            | beyond << 8
+            | two_of_3 << 9
+            | four_of_5 << 10
+            | run_8 << 11
+    }
+
+    /// The points that make up the pattern of `rule` ending at the newest point, whose index is `index`; oldest first.
+    pub fn evidence(&self, rule: Rule, index: u64, plan: &Plan) -> Vec<u64> {
+        let last = |count: u32| 1_u32.checked_shl(count).map_or(u32::MAX, |bit| bit - 1);
+        let bits = match rule {
+            Rule::Nelson1 | Rule::WesternElectric1 | Rule::CusumUpper | Rule::CusumLower => 1,
+            Rule::Nelson2 => last(9),
+            Rule::WesternElectric4 | Rule::Nelson8 => last(8),
+            Rule::Nelson3 => last(plan.trend.count_ones() + 1),
+            Rule::Nelson4 => last(plan.alternation.count_ones() + 2),
+            Rule::Nelson5 | Rule::WesternElectric2 => u32::from(side(self.over_2, self.under_2) & 0b111),
+            Rule::Nelson6 | Rule::WesternElectric3 => u32::from(side(self.over_1, self.under_1) & 0b1_1111),
+            Rule::Nelson7 => last(15),
+        };
+        (0..32_u64).rev().filter(|back| bits >> back & 1 == 1 && *back <= index).map(|back| index - back).collect()
+    }
+}
+
+/// Whether the newest is set, and at least one of the two before.
+#[inline]
+fn two_of_3(register: u16) -> u16 {
+    register & (register >> 1 | register >> 2) & 1
+}
+
+/// Whether the newest is set, and at least three of the four before.
+#[inline]
+fn four_of_5(register: u16) -> u16 {
+    let [a, b, c, d] = [register >> 1, register >> 2, register >> 3, register >> 4];
+    register & ((a & b & (c | d)) | (c & d & (a | b))) & 1
+}
+
+/// The register of the side on which the newest point is.
+fn side(over: u16, under: u16) -> u16 {
+    if over & 1 == 1 { over } else { under }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fired(values: &[f64], enabled: RuleMask, conventions: &Conventions) -> Vec<(u64, Rule, Vec<u64>)> {
+        let zones = Zones::new(0.0, 1.0, 3.0, [f64::NEG_INFINITY, f64::INFINITY]);
+        let plan = Plan::new(enabled, conventions);
+        let mut state = RuleState::default();
+        let mut all = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            if value.is_nan() {
+                state.break_runs();
+                continue;
+            }
+            let mask = state.step(*value, &zones, &plan);
+            all.extend(mask.iter().map(|rule| (index as u64, rule, state.evidence(rule, index as u64, &plan))));
+        }
+        all
+    }
+
+    #[test]
+    fn a_missing_point_breaks_every_run() {
+        let mut values = vec![0.5; 17];
+        values[8] = f64::NAN;
+        assert!(fired(&values, Rule::Nelson2.mask(), &Conventions::default()).is_empty());
+        values[8] = 0.5;
+        assert_eq!(fired(&values, Rule::Nelson2.mask(), &Conventions::default()).len(), 9);
+    }
+
+    #[test]
+    fn evidence_names_only_the_points_beyond() {
+        let hits = fired(&[2.1, -2.5, 2.2], Rule::Nelson5.mask(), &Conventions::default());
+        assert_eq!(hits, [(2, Rule::Nelson5, vec![0, 2])]);
+        let hits = fired(&[1.5, 1.5, 0.2, 1.5, 1.5], Rule::WesternElectric3.mask(), &Conventions::default());
+        assert_eq!(hits, [(4, Rule::WesternElectric3, vec![0, 1, 3, 4])]);
+    }
+
+    #[test]
+    fn a_falling_trend_counts_like_a_rising_one() {
+        let values = [0.5, 0.4, 0.3, 0.2, 0.1, 0.05];
+        assert_eq!(fired(&values, Rule::Nelson3.mask(), &Conventions::default()), [(5, Rule::Nelson3, vec![0, 1, 2, 3, 4, 5])]);
+        let seven = Conventions { trend_points: 7, ..Conventions::default() };
+        assert!(fired(&values, Rule::Nelson3.mask(), &seven).is_empty());
+    }
+
+    #[test]
+    fn most_severe_and_shortest_come_first() {
+        let mask = Rule::Nelson7.mask().or(Rule::Nelson2.mask()).or(Rule::Nelson5.mask()).or(Rule::Nelson1.mask());
+        let order = prioritise(mask, &Conventions::default());
+        assert_eq!(order, [Rule::Nelson1, Rule::Nelson5, Rule::Nelson2, Rule::Nelson7]);
+    }
+
+    #[test]
+    fn rule_state_is_32_bytes() {
+        assert!(size_of::<RuleState>() <= 32);
+    }
+}
