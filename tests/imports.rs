@@ -12,7 +12,11 @@ fn table() -> BTreeMap<String, BTreeSet<String>> {
     let start = page.find("<!-- imports -->").expect("the table has its first marker");
     let end = page.find("<!-- /imports -->").expect("the table has its last marker");
     let words = |cell: &str| -> Vec<String> {
-        cell.split([' ', ',']).map(|word| word.trim_matches('`')).filter(|word| !word.is_empty() && *word != "—").map(str::to_owned).collect()
+        cell.split([' ', ','])
+            .map(|word| word.trim_matches('`'))
+            .filter(|word| !word.is_empty() && *word != "—")
+            .map(str::to_owned)
+            .collect()
     };
     let mut table = BTreeMap::new();
     for line in page[start..end].lines().filter(|line| line.starts_with('|')).skip(2) {
@@ -111,8 +115,20 @@ fn every_import_is_in_the_table() {
 #[test]
 fn the_core_has_no_clock_file_lock_or_await() {
     let forbidden = [
-        "async fn", ".await", "std::fs", "std::time::Instant", "SystemTime", "Instant::now", "Mutex", "RwLock", "tracing::", "mpsc", "println!",
-        "eprintln!", "rand::", "tokio",
+        "async fn",
+        ".await",
+        "std::fs",
+        "std::time::Instant",
+        "SystemTime",
+        "Instant::now",
+        "Mutex",
+        "RwLock",
+        "tracing::",
+        "mpsc",
+        "println!",
+        "eprintln!",
+        "rand::",
+        "tokio",
     ];
     let mut files = Vec::new();
     for module in ["model", "buffer", "dataflow", "voxel", "spc", "quality", "expr", "ingest/decode"] {

@@ -419,11 +419,32 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The value without its places, for a type that deserialises itself.
+    pub fn plain(&self) -> toml::Value {
+        plain(self.inner)
+    }
+
     /// A table.
     pub fn section(&self) -> Option<Section<'a>> {
         match self.inner {
             DeValue::Table(table) => Some(Section::new(table, self.span.clone(), self.path.clone(), &self.faults)),
             _ => self.wrong("a table"),
+        }
+    }
+}
+
+fn plain(value: &DeValue<'_>) -> toml::Value {
+    match value {
+        DeValue::String(text) => toml::Value::String(text.to_string()),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).map_or_else(|_| toml::Value::Float(f64::INFINITY), toml::Value::Integer)
+        }
+        DeValue::Float(number) => toml::Value::Float(number.as_str().replace('_', "").parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(value) => toml::Value::Boolean(*value),
+        DeValue::Datetime(time) => toml::Value::Datetime(*time),
+        DeValue::Array(items) => toml::Value::Array(items.iter().map(|item| plain(item.get_ref())).collect()),
+        DeValue::Table(table) => {
+            toml::Value::Table(table.iter().map(|(key, value)| (key.get_ref().to_string(), plain(value.get_ref()))).collect())
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Alert, Body, Output, Severity, Timestamp};
+use crate::model::{Alert, Body, Output, Seq, Severity, Timestamp};
 
 /// How alerts behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Cause {
     pub severity: Severity,
     /// Event time.
     pub time: Timestamp,
+    /// The row at which it came about.
+    pub at: Seq,
     /// What happened, to what, and what to do.
     pub message: String,
     /// The figures behind it.
@@ -89,7 +91,7 @@ impl AlertBook {
         let id = format!("alert:{pipeline}:{}:{}:{}", escape(&cause.metric), name(cause.severity), cause.time.0);
         self.raised.insert(cause.metric, Raised { severity: cause.severity, time: cause.time, held_back: 0 });
         let (severity, source, time, evidence) = (cause.severity, cause.source, cause.time, cause.evidence);
-        Some(Output { id, pipeline: Arc::clone(pipeline), body: Body::Alert(Alert { severity, source, time, message, evidence }) })
+        Some(Output::new(id, pipeline, cause.at, Body::Alert(Alert { severity, source, time, message, evidence })))
     }
 
     fn forget_oldest(&mut self) {
@@ -125,6 +127,7 @@ mod tests {
             source: metric.into(),
             severity,
             time: Timestamp(seconds * 1_000_000_000),
+            at: Seq(0),
             message: "look".into(),
             evidence: serde_json::Value::Null,
         }

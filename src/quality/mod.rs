@@ -4,3 +4,4 @@
 //! - [`alert`]: severity and cooldown per metric.
 
 pub mod alert;
+pub mod checkpoint;
