@@ -1,0 +1,330 @@
+//! Progress of event time: one watermark per source partition, and their combination.
+//!
+//! A watermark `w` is exclusive: no row with a time before `w` is expected. In mode bounded it is the newest time of the partition minus the
+//! delay; in mode punctuated only what the source states moves it. The combined watermark is the minimum over the partitions that
+//! are not idle, and never falls. A partition is idle once nothing has come from it for `idle`, by arrival; it comes back with
+//! its next row. When all are idle, [`AllIdle`] says what happens.
+//!
+//! A row further ahead of its arrival than `max_future` has a bad clock: it is reported, and moves nothing.
+//!
+//! [`Watermarks::observe`] gives the combined watermark after every single row of a batch, so that what operators do does not depend on
+//! where batches were cut.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Batch, Timestamp};
+
+/// What moves a partition's watermark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WatermarkMode {
+    /// Its rows: newest time minus delay; statements count too.
+    #[default]
+    Bounded,
+    /// Only what the source states.
+    Punctuated,
+}
+
+/// What happens when every partition is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AllIdle {
+    /// The watermark goes to the latest time seen, and open windows fire.
+    #[default]
+    Close,
+    /// It goes to the maximum over partitions.
+    Flush,
+    /// It stays.
+    Hold,
+}
+
+/// How a stream's watermark moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatermarkConfig {
+    /// What moves it.
+    pub mode: WatermarkMode,
+    /// How much out of order rows may be.
+    pub delay_ns: i64,
+    /// How long a silent partition holds the others up; `None` = for ever.
+    pub idle_ns: Option<i64>,
+    /// How far ahead of its arrival a row may be; `None` = any.
+    pub max_future_ns: Option<i64>,
+    /// When all are silent.
+    pub all_idle: AllIdle,
+}
+
+impl Default for WatermarkConfig {
+    fn default() -> Self {
+        Self {
+            mode: WatermarkMode::Bounded,
+            delay_ns: 5_000_000_000,
+            idle_ns: Some(30_000_000_000),
+            max_future_ns: Some(300_000_000_000),
+            all_idle: AllIdle::Close,
+        }
+    }
+}
+
+/// One source partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Nothing earlier is expected from it.
+    pub watermark: Timestamp,
+    /// Left out of the minimum.
+    pub idle: bool,
+    newest: i64,
+    last_arrival: Timestamp,
+}
+
+/// What a checkpoint keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatermarksState {
+    partitions: BTreeMap<Arc<str>, Partition>,
+    combined: Timestamp,
+    newest: Timestamp,
+    closed: bool,
+}
+
+/// What a tick did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ticked {
+    /// Nothing.
+    Nothing,
+    /// The combined watermark moved.
+    Moved,
+    /// All partitions fell silent: open windows fire.
+    Closed,
+}
+
+/// At most this many partitions are told apart; further ones share the last place.
+const PARTITIONS_MAX: usize = 10_000;
+
+/// The watermarks of one stream.
+#[derive(Debug, Clone)]
+pub struct Watermarks {
+    config: WatermarkConfig,
+    arrivals: bool,
+    state: WatermarksState,
+}
+
+impl Watermarks {
+    /// Nothing known yet. Without `arrivals` (a replay), idleness and `max_future` do not act.
+    pub fn new(config: WatermarkConfig, arrivals: bool) -> Self {
+        let state = WatermarksState {
+            partitions: BTreeMap::new(),
+            combined: Timestamp::MIN,
+            newest: Timestamp::MIN,
+            closed: false,
+        };
+        Self { config, arrivals, state }
+    }
+
+    /// Nothing earlier is expected from any partition that is not idle.
+    pub fn combined(&self) -> Timestamp {
+        self.state.combined
+    }
+
+    /// The newest time seen, rows too far in the future left out.
+    pub fn newest(&self) -> Timestamp {
+        self.state.newest
+    }
+
+    /// The partitions by name.
+    pub fn partitions(&self) -> &BTreeMap<Arc<str>, Partition> {
+        &self.state.partitions
+    }
+
+    /// Takes note of a batch: adds the combined watermark after each row to `after`, and returns the places of the rows that are too far in
+    /// the future.
+    pub fn observe(&mut self, batch: &Batch, after: &mut Vec<i64>) -> Vec<usize> {
+        let limit = match self.config.max_future_ns {
+            Some(max_future_ns) if self.arrivals => batch.arrival.saturating_add(max_future_ns).0,
+            _ => i64::MAX,
+        };
+        let others = self.minimum(Some(&batch.partition));
+        let delay_ns = if self.config.mode == WatermarkMode::Bounded { Some(self.config.delay_ns) } else { None };
+        let mut combined = self.state.combined.0;
+        let partition = self.partition(&batch.partition, batch.arrival);
+        let (mut newest, mut watermark) = (partition.newest, partition.watermark.0);
+        let mut future = Vec::new();
+        after.reserve(batch.rows());
+        for (row, time) in batch.time.iter().copied().enumerate() {
+            if time > limit {
+                future.push(row);
+            } else {
+                newest = newest.max(time);
+                if let Some(delay_ns) = delay_ns {
+                    watermark = watermark.max(newest.saturating_sub(delay_ns));
+                }
+                combined = combined.max(watermark.min(others));
+            }
+            after.push(combined);
+        }
+        partition.newest = newest;
+        partition.watermark = Timestamp(watermark);
+        self.state.combined = Timestamp(combined);
+        self.state.newest = self.state.newest.max(Timestamp(newest));
+        future
+    }
+
+    /// The source states that nothing earlier than `time` follows on `partition`.
+    pub fn punctuate(&mut self, partition: &Arc<str>, time: Timestamp, arrival: Timestamp) {
+        let limit = match self.config.max_future_ns {
+            Some(max_future_ns) if self.arrivals => arrival.saturating_add(max_future_ns),
+            _ => Timestamp::MAX,
+        };
+        let partition = self.partition(partition, arrival);
+        if time <= limit {
+            partition.watermark = partition.watermark.max(time);
+        }
+        let minimum = Timestamp(self.minimum(None));
+        if minimum < Timestamp::MAX || time == Timestamp::MAX {
+            self.state.combined = self.state.combined.max(minimum);
+        }
+    }
+
+    /// Time passed: partitions that have been silent for too long are left out.
+    pub fn tick(&mut self, now: Timestamp) -> Ticked {
+        let Some(idle_ns) = self.config.idle_ns.filter(|_| self.arrivals) else { return Ticked::Nothing };
+        let before = self.state.combined;
+        for partition in self.state.partitions.values_mut() {
+            partition.idle |= now.since(partition.last_arrival) >= idle_ns;
+        }
+        let minimum = self.minimum(None);
+        if minimum < i64::MAX {
+            self.state.combined = before.max(Timestamp(minimum));
+        } else if !self.state.closed && !self.state.partitions.is_empty() {
+            self.state.closed = true;
+            self.all_idle();
+            if self.config.all_idle == AllIdle::Close {
+                return Ticked::Closed;
+            }
+        }
+        if self.state.combined > before { Ticked::Moved } else { Ticked::Nothing }
+    }
+
+    fn all_idle(&mut self) {
+        let to = match self.config.all_idle {
+            AllIdle::Close => self.state.newest,
+            AllIdle::Flush => {
+                self.state.partitions.values().map(|partition| partition.watermark).max().unwrap_or(Timestamp::MIN)
+            }
+            AllIdle::Hold => return,
+        };
+        self.state.combined = self.state.combined.max(to);
+    }
+
+    /// By the arrivals' clock: when a tick would change something.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let idle_ns = self.config.idle_ns.filter(|_| self.arrivals)?;
+        let active = self.state.partitions.values().filter(|partition| !partition.idle);
+        active.map(|partition| partition.last_arrival.saturating_add(idle_ns)).min()
+    }
+
+    /// The minimum over active partitions but `except`; the largest time if there is none.
+    fn minimum(&self, except: Option<&Arc<str>>) -> i64 {
+        let active = self.state.partitions.iter().filter(|(name, partition)| !partition.idle && Some(*name) != except);
+        active.map(|(_, partition)| partition.watermark.0).min().unwrap_or(i64::MAX)
+    }
+
+    fn partition(&mut self, name: &Arc<str>, arrival: Timestamp) -> &mut Partition {
+        self.state.closed = false;
+        let full = self.state.partitions.len() >= PARTITIONS_MAX && !self.state.partitions.contains_key(name);
+        let name = if full { Arc::from("(others)") } else { Arc::clone(name) };
+        let partition = self.state.partitions.entry(name).or_insert(Partition {
+            watermark: Timestamp::MIN,
+            idle: false,
+            newest: i64::MIN,
+            last_arrival: arrival,
+        });
+        partition.idle = false;
+        partition.last_arrival = partition.last_arrival.max(arrival);
+        partition
+    }
+
+    /// What a checkpoint keeps.
+    pub fn snapshot(&self) -> WatermarksState {
+        self.state.clone()
+    }
+
+    /// Goes on from a checkpoint.
+    pub fn restore(&mut self, state: WatermarksState) {
+        self.state = state;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Stream;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    fn batch(partition: &str, arrival: i64, times: &[i64]) -> Batch {
+        let stream = Arc::new(Stream::new("s", &[], &[]));
+        let mut batch = Batch::new(stream, "x".into(), partition.into(), Timestamp(arrival * SECOND));
+        batch.time = times.iter().map(|time| time * SECOND).collect();
+        batch
+    }
+
+    fn seen(watermarks: &mut Watermarks, partition: &str, arrival: i64, times: &[i64]) -> Vec<i64> {
+        let mut after = Vec::new();
+        watermarks.observe(&batch(partition, arrival, times), &mut after);
+        after.into_iter().map(|after| if after == i64::MIN { i64::MIN } else { after / SECOND }).collect()
+    }
+
+    #[test]
+    fn newest_time_minus_delay_and_never_back() {
+        let mut watermarks = Watermarks::new(WatermarkConfig::default(), true);
+        assert_eq!(seen(&mut watermarks, "a", 0, &[10, 8, 12, 3]), [5, 5, 7, 7]);
+    }
+
+    #[test]
+    fn the_slowest_partition_holds_until_it_is_idle_and_comes_back_without_moving_time_back() {
+        let mut watermarks = Watermarks::new(WatermarkConfig::default(), true);
+        seen(&mut watermarks, "a", 0, &[10]);
+        assert_eq!(seen(&mut watermarks, "b", 0, &[100]), [5]);
+        assert_eq!(seen(&mut watermarks, "b", 29, &[130]), [5]);
+        assert_eq!(watermarks.next_deadline(), Some(Timestamp(30 * SECOND)));
+        assert_eq!(watermarks.tick(Timestamp(30 * SECOND)), Ticked::Moved);
+        assert_eq!(watermarks.combined(), Timestamp(125 * SECOND));
+        assert_eq!(seen(&mut watermarks, "a", 31, &[20]), [125]);
+        assert_eq!(seen(&mut watermarks, "b", 32, &[200]), [125]);
+    }
+
+    #[test]
+    fn a_row_far_in_the_future_moves_nothing() {
+        let mut watermarks = Watermarks::new(WatermarkConfig::default(), true);
+        let mut after = Vec::new();
+        let future = watermarks.observe(&batch("a", 0, &[10, 301, 11]), &mut after);
+        assert_eq!(future, [1]);
+        assert_eq!(watermarks.newest(), Timestamp(11 * SECOND));
+        let mut replay = Watermarks::new(WatermarkConfig::default(), false);
+        assert_eq!(seen(&mut replay, "a", 0, &[10, 1000]), [5, 995]);
+    }
+
+    #[test]
+    fn when_all_are_silent() {
+        for (all_idle, expected, ticked) in
+            [(AllIdle::Close, 10, Ticked::Closed), (AllIdle::Flush, 5, Ticked::Moved), (AllIdle::Hold, 2, Ticked::Nothing)]
+        {
+            let mut watermarks = Watermarks::new(WatermarkConfig { all_idle, ..WatermarkConfig::default() }, true);
+            seen(&mut watermarks, "a", 0, &[10]);
+            seen(&mut watermarks, "b", 0, &[7]);
+            assert_eq!(watermarks.tick(Timestamp(29 * SECOND)), Ticked::Nothing);
+            assert_eq!(watermarks.tick(Timestamp(30 * SECOND)), ticked);
+            assert_eq!(watermarks.combined(), Timestamp(expected * SECOND), "{all_idle:?}");
+            assert_eq!(watermarks.tick(Timestamp(90 * SECOND)), Ticked::Nothing);
+            assert_eq!(watermarks.next_deadline(), None);
+        }
+    }
+
+    #[test]
+    fn in_mode_punctuated_rows_move_nothing() {
+        let config = WatermarkConfig { mode: WatermarkMode::Punctuated, ..WatermarkConfig::default() };
+        let mut watermarks = Watermarks::new(config, false);
+        assert_eq!(seen(&mut watermarks, "a", 0, &[10]), [i64::MIN]);
+        watermarks.punctuate(&"a".into(), Timestamp(4 * SECOND), Timestamp(0));
+        assert_eq!(watermarks.combined(), Timestamp(4 * SECOND));
+    }
+}
