@@ -49,7 +49,9 @@ pub(super) fn compile(text: &str, stream: &Stream, want: Type) -> Result<Root, E
     match (want, compiler.lower(&tree.root, 0)?) {
         (Type::Number, Typed::Number(number)) => Ok(Root::Number(number)),
         (Type::Bool, Typed::Bool(cond)) => Ok(Root::Bool(cond)),
-        (Type::Number, Typed::Bool(_)) => compiler.refuse(&tree.root, "a condition where a number is needed: write `condition ? 1 : 0`"),
+        (Type::Number, Typed::Bool(_)) => {
+            compiler.refuse(&tree.root, "a condition where a number is needed: write `condition ? 1 : 0`")
+        }
         (Type::Number, other) => compiler.refuse(&tree.root, format!("{} where a number is needed", other.name())),
         (Type::Bool, other) => {
             compiler.refuse(&tree.root, format!("{} where a condition is needed: compare it, such as `… > 0`", other.name()))
@@ -93,12 +95,13 @@ type Lowered<T = Typed> = Result<T, ExprError>;
 
 impl Compiler<'_> {
     fn refuse<T>(&self, at: &IdedExpr, message: impl Into<String>) -> Lowered<T> {
-        Err(ExprError::new(self.tree.column(at.id), message.into()))
+        Err(ExprError::new(self.tree.column(at), message.into()))
     }
 
     fn lower(&self, node: &IdedExpr, depth: usize) -> Lowered {
         if depth > DEPTH_MAX {
-            return self.refuse(node, format!("more than {DEPTH_MAX} operators within each other: use parentheses, or `derive` a part"));
+            return self
+                .refuse(node, format!("more than {DEPTH_MAX} operators within each other: use parentheses, or `derive` a part"));
         }
         match &node.expr {
             Syntax::Literal(value) => self.literal(node, value),
@@ -172,7 +175,9 @@ impl Compiler<'_> {
                 self.choice(node, cond, yes, no)
             }
             operators::IN => self.among(node, call, depth),
-            operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT => self.refuse(node, "`[ ]` and `.?` are not supported"),
+            operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT => {
+                self.refuse(node, "`[ ]` and `.?` are not supported")
+            }
             _ => self.function(node, call, depth),
         }
     }
@@ -200,7 +205,7 @@ impl Compiler<'_> {
             }
             HAS => {
                 let [column] = self.args(node, call, depth)?;
-                self.has(node, column)
+                self.has(node, &column)
             }
             "size" => {
                 let [text] = self.args(node, call, depth)?;
@@ -214,7 +219,7 @@ impl Compiler<'_> {
                 self.part_of_text(node, name, text, part)
             }
             "timestamp" => self.timestamp(node, call),
-            _ => self.refuse(node, self.unknown_function(call)),
+            _ => self.refuse(node, unknown_function(&call.func_name)),
         }
     }
 
@@ -245,14 +250,11 @@ impl Compiler<'_> {
     fn args<const N: usize>(&self, node: &IdedExpr, call: &CallExpr, depth: usize) -> Lowered<[Typed; N]> {
         let args: Vec<Typed> = self.all_args(call, depth)?.into_iter().map(|(_, arg)| arg).collect();
         let count = args.len();
-        match args.try_into() {
-            Ok(args) => Ok(args),
-            Err(_) => {
-                let plural = if N == 1 { "" } else { "s" };
-                let name = if call.func_name == HAS { "has" } else { &call.func_name };
-                self.refuse(node, format!("`{name}` takes {N} argument{plural}, not {count}"))
-            }
-        }
+        args.try_into().or_else(|_| {
+            let plural = if N == 1 { "" } else { "s" };
+            let name = if call.func_name == HAS { "has" } else { &call.func_name };
+            self.refuse(node, format!("`{name}` takes {N} argument{plural}, not {count}"))
+        })
     }
 
     fn number(&self, node: &IdedExpr, what: &str, value: Typed) -> Lowered<Num> {
@@ -356,14 +358,16 @@ impl Compiler<'_> {
             Typed::Null => Ok(Cond::Const(true)),
             Typed::Number(Num::Column(column)) => Ok(Cond::Not(Cond::Present(*column).into())),
             Typed::Text(Text::Tag(tag)) => Ok(Cond::Text(*tag, TextTest::In { texts: Vec::new(), null: true })),
-            other => self.refuse(node, format!("only a signal, a tag, x, y, z and layer can be null, not {} like this", other.name())),
+            other => {
+                self.refuse(node, format!("only a signal, a tag, x, y, z and layer can be null, not {} like this", other.name()))
+            }
         }
     }
 
-    fn has(&self, node: &IdedExpr, value: Typed) -> Lowered {
+    fn has(&self, node: &IdedExpr, value: &Typed) -> Lowered {
         match value {
-            Typed::Number(Num::Column(column)) => Ok(Typed::Bool(Cond::Present(column))),
-            Typed::Text(Text::Tag(tag)) => Ok(Typed::Bool(Cond::Text(tag, TextTest::Present))),
+            Typed::Number(Num::Column(column)) => Ok(Typed::Bool(Cond::Present(*column))),
+            Typed::Text(Text::Tag(tag)) => Ok(Typed::Bool(Cond::Text(*tag, TextTest::Present))),
             Typed::Time(Instant::Row) => Ok(Typed::Bool(Cond::Const(true))),
             _ => self.refuse(node, "`has` needs the name of a signal or tag: `isfinite(…)` tests a computed number"),
         }
@@ -424,17 +428,6 @@ impl Compiler<'_> {
         self.refuse(node, "`timestamp` takes one time in quotes: `timestamp(\"2026-01-31T12:00:00Z\")`")
     }
 
-    fn unknown_function(&self, call: &CallExpr) -> String {
-        let name = call.func_name.as_str();
-        let mut message = format!("there is no function `{name}`");
-        if let Some(near) = nearest(name, FUNCTIONS.iter().copied()) {
-            let _ = write!(message, ": did you mean `{near}`?");
-        } else {
-            let _ = write!(message, ": there are {}", FUNCTIONS.join(" "));
-        }
-        message
-    }
-
     fn unknown_name(&self, name: &str) -> String {
         let stream = self.stream;
         let signals = stream.signals.iter().map(|signal| &*signal.name);
@@ -451,6 +444,17 @@ impl Compiler<'_> {
         }
         message
     }
+}
+
+/// That there is no function `name`, and which is meant.
+fn unknown_function(name: &str) -> String {
+    let mut message = format!("there is no function `{name}`");
+    if let Some(near) = nearest(name, FUNCTIONS.iter().copied()) {
+        let _ = write!(message, ": did you mean `{near}`?");
+    } else {
+        let _ = write!(message, ": there are {}", FUNCTIONS.join(" "));
+    }
+    message
 }
 
 /// So many known names are listed in a fault.

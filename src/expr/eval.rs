@@ -164,7 +164,9 @@ impl Scratch {
                 self.with_operands(value, &Num::Const(0.0), at, |value, _| among(out, value, numbers, nullable.then_some(*null)));
             }
             Cond::Present(column) => {
-                self.with_operands(&Num::Column(*column), &Num::Const(0.0), at, |value, _| each(out, value, |a| truth(!a.is_nan())));
+                self.with_operands(&Num::Column(*column), &Num::Const(0.0), at, |value, _| {
+                    each(out, value, |a| truth(!a.is_nan()))
+                });
             }
             Cond::Finite(number) => {
                 self.with_operands(number, &Num::Const(0.0), at, |value, _| each(out, value, |a| truth(a.is_finite())));
@@ -239,7 +241,9 @@ const fn truth(value: bool) -> u8 {
 
 /// `!`: the middle stays.
 fn not(out: &mut [u8]) {
-    out.iter_mut().for_each(|one| *one = TRUE - *one);
+    for one in out {
+        *one = TRUE - *one;
+    }
 }
 
 /// `==` of conditions.
@@ -308,7 +312,9 @@ fn among(out: &mut [u8], value: View, numbers: &[f64], null: Option<bool>) {
 
 fn unary(by: Unary, out: &mut [f64]) {
     fn every(out: &mut [f64], by: impl Fn(f64) -> f64) {
-        out.iter_mut().for_each(|a| *a = by(*a));
+        for a in out {
+            *a = by(*a);
+        }
     }
     match by {
         Unary::Neg => every(out, |a| -a),

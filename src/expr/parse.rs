@@ -7,7 +7,7 @@
 
 use cel::{
     IdedExpr,
-    common::ast::SourceInfo,
+    common::ast::{Expr, SourceInfo},
     parser::{ParseError, Parser},
 };
 
@@ -26,9 +26,20 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// The 1-based column, in characters, of node `id`.
-    pub fn column(&self, id: u64) -> usize {
-        self.source.offset_for(id).map_or(1, |(start, _)| start as usize + 1)
+    /// The 1-based column, in characters, of `node`: an operator's sign, a function's name.
+    pub fn column(&self, node: &IdedExpr) -> usize {
+        let Some((start, _)) = self.source.offset_for(node.id) else { return 1 };
+        let mut column = start as usize + 1;
+        if let Expr::Call(call) = &node.expr {
+            // The parser places a call at its parenthesis.
+            let before: Vec<char> = self.source.source.chars().take(start as usize).collect();
+            let spaces = before.iter().rev().take_while(|sign| sign.is_whitespace()).count();
+            let name: Vec<char> = call.func_name.chars().collect();
+            if before[..before.len() - spaces].ends_with(&name) {
+                column -= spaces + name.len();
+            }
+        }
+        column
     }
 }
 
@@ -74,8 +85,12 @@ fn advice(text: &str, column: usize, message: &str) -> String {
     let rest: String = text.chars().skip(column - 1).collect();
     let start = rest.trim_start();
     if start.is_empty() {
-        return if text.trim().is_empty() { "the expression is empty" } else { "the expression ends too early: an operand is missing" }
-            .to_owned();
+        return if text.trim().is_empty() {
+            "the expression is empty"
+        } else {
+            "the expression ends too early: an operand is missing"
+        }
+        .to_owned();
     }
     let known = [
         ("=", "`=` is no operator: write `==` to compare"),
@@ -98,13 +113,17 @@ fn advice(text: &str, column: usize, message: &str) -> String {
         return format!("`{name}` is a reserved word of CEL: give the signal or tag another name");
     }
     if start.starts_with(['"', '\'']) && message.starts_with("token recognition") {
-        return "a text that does not end, or an escape that CEL does not know: close the quote, write `\\\\` for a backslash".to_owned();
+        return "a text that does not end, or an escape that CEL does not know: close the quote, write `\\\\` for a backslash"
+            .to_owned();
     }
     if message.starts_with("invalid ") {
         return format!("{message}: numbers are 64-bit integers or doubles");
     }
     if !start.is_ascii() && !start.starts_with(|sign: char| sign.is_ascii()) {
-        return format!("`{}` cannot stand here: names are ASCII letters, digits and `_`", start.chars().take(1).collect::<String>());
+        return format!(
+            "`{}` cannot stand here: names are ASCII letters, digits and `_`",
+            start.chars().take(1).collect::<String>()
+        );
     }
     let shown = if word.is_empty() { start.chars().take(1).collect() } else { word };
     format!("did not expect `{shown}` here: an operator, a comma or a parenthesis is missing or too many")
