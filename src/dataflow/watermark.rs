@@ -309,8 +309,8 @@ mod tests {
             [(AllIdle::Close, 10, Ticked::Closed), (AllIdle::Flush, 5, Ticked::Moved), (AllIdle::Hold, 2, Ticked::Nothing)]
         {
             let mut watermarks = Watermarks::new(WatermarkConfig { all_idle, ..WatermarkConfig::default() }, true);
-            seen(&mut watermarks, "a", 0, &[10]);
             seen(&mut watermarks, "b", 0, &[7]);
+            seen(&mut watermarks, "a", 0, &[10]);
             assert_eq!(watermarks.tick(Timestamp(29 * SECOND)), Ticked::Nothing);
             assert_eq!(watermarks.tick(Timestamp(30 * SECOND)), ticked);
             assert_eq!(watermarks.combined(), Timestamp(expected * SECOND), "{all_idle:?}");
