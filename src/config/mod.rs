@@ -1,3 +1,3 @@
-//! Text → checked settings. Whatever is wrong is reported with its place and what to do; nothing half-checked leaves this module.
+//! Text to settings.
 pub mod reader;
 pub mod units;

@@ -436,9 +436,8 @@ impl<'a> Value<'a> {
 fn plain(value: &DeValue<'_>) -> toml::Value {
     match value {
         DeValue::String(text) => toml::Value::String(text.to_string()),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).map_or_else(|_| toml::Value::Float(f64::INFINITY), toml::Value::Integer)
-        }
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or_else(|_| toml::Value::Float(f64::INFINITY), toml::Value::Integer),
         DeValue::Float(number) => toml::Value::Float(number.as_str().replace('_', "").parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(value) => toml::Value::Boolean(*value),
         DeValue::Datetime(time) => toml::Value::Datetime(*time),

@@ -110,12 +110,8 @@ pub struct Watermarks {
 impl Watermarks {
     /// Nothing known yet. Without `arrivals` (a replay), idleness and `max_future` do not act.
     pub fn new(config: WatermarkConfig, arrivals: bool) -> Self {
-        let state = WatermarksState {
-            partitions: BTreeMap::new(),
-            combined: Timestamp::MIN,
-            newest: Timestamp::MIN,
-            closed: false,
-        };
+        let state =
+            WatermarksState { partitions: BTreeMap::new(), combined: Timestamp::MIN, newest: Timestamp::MIN, closed: false };
         Self { config, arrivals, state }
     }
 
@@ -206,9 +202,7 @@ impl Watermarks {
     fn all_idle(&mut self) {
         let to = match self.config.all_idle {
             AllIdle::Close => self.state.newest,
-            AllIdle::Flush => {
-                self.state.partitions.values().map(|partition| partition.watermark).max().unwrap_or(Timestamp::MIN)
-            }
+            AllIdle::Flush => self.state.partitions.values().map(|partition| partition.watermark).max().unwrap_or(Timestamp::MIN),
             AllIdle::Hold => return,
         };
         self.state.combined = self.state.combined.max(to);

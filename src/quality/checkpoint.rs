@@ -102,7 +102,14 @@ impl Checkpoint {
     }
 
     /// Judges every row of `batch`, marking it where the configuration says so.
-    pub fn judge(&mut self, pipeline: &Arc<str>, batch: &mut Batch, emit: Emit, scratch: &mut Scratch, out: &mut Vec<Output>) -> Verdict {
+    pub fn judge(
+        &mut self,
+        pipeline: &Arc<str>,
+        batch: &mut Batch,
+        emit: Emit,
+        scratch: &mut Scratch,
+        out: &mut Vec<Output>,
+    ) -> Verdict {
         let rows = batch.rows();
         let mut results = std::mem::take(&mut self.results);
         self.expr.eval_bool(batch, 0..rows, scratch, &mut results);

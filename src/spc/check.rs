@@ -154,8 +154,13 @@ impl Checker<'_> {
         let settings = self.settings;
         let k = self.number("k", settings.k, 0.5, [0.0, 100.0], "k is 0 or more, in sigma (half the shift to detect)");
         let h = self.number("h", settings.h, 5.0, [1e-6, 1e6], "h is above 0, in sigma");
-        let head_start =
-            self.number("head_start", settings.head_start, 0.0, [0.0, h], "a head start is between 0 and h, in sigma (often h / 2)");
+        let head_start = self.number(
+            "head_start",
+            settings.head_start,
+            0.0,
+            [0.0, h],
+            "a head start is between 0 and h, in sigma (often h / 2)",
+        );
         ChartKind::Cusum { k, h, head_start }
     }
 
@@ -226,7 +231,9 @@ impl Checker<'_> {
             (_, 0) => self.fault(key, "missing: what is charted"),
             (true, 1) => self.fault(key, "a multivariate chart needs at least two signals; for one, use i_mr or ewma"),
             (true, count) if count > SIGNALS_MAX => self.fault(key, format!("{count} signals: at most {SIGNALS_MAX}")),
-            (false, count) if count > 1 => self.fault(key, format!("{} charts one signal; for several, use t2 or mewma", settings.kind)),
+            (false, count) if count > 1 => {
+                self.fault(key, format!("{} charts one signal; for several, use t2 or mewma", settings.kind))
+            }
             _ => {}
         }
         for (i, name) in names.iter().enumerate() {
@@ -302,7 +309,8 @@ impl Checker<'_> {
             _ => 2,
         };
         if points < least || points > BASELINE_POINTS_MAX {
-            let message = format!("{points} is out of range: this chart needs {least} to {BASELINE_POINTS_MAX} points, better 25 or more");
+            let message =
+                format!("{points} is out of range: this chart needs {least} to {BASELINE_POINTS_MAX} points, better 25 or more");
             self.fault("limits.baseline", message);
         }
         LimitSource::Baseline(points.clamp(least, BASELINE_POINTS_MAX) as usize)
@@ -370,7 +378,9 @@ impl Checker<'_> {
 
     fn fixed_vector(&mut self, given: &LimitSettings, signals: usize) -> LimitSource {
         let center = match &given.center {
-            Some(Numbers::Many(center)) if center.len() == signals && center.iter().all(|value| value.is_finite()) => center.clone(),
+            Some(Numbers::Many(center)) if center.len() == signals && center.iter().all(|value| value.is_finite()) => {
+                center.clone()
+            }
             _ => {
                 self.fault("limits.center", "a list with one number a signal");
                 vec![0.0; signals]
@@ -426,10 +436,16 @@ impl Checker<'_> {
     fn rules(&mut self, config: &mut ChartConfig) {
         let dependent = matches!(
             config.kind,
-            ChartKind::Ewma { .. } | ChartKind::Cusum { .. } | ChartKind::MovingAverage { .. } | ChartKind::T2 { .. } | ChartKind::Mewma { .. }
+            ChartKind::Ewma { .. }
+                | ChartKind::Cusum { .. }
+                | ChartKind::MovingAverage { .. }
+                | ChartKind::T2 { .. }
+                | ChartKind::Mewma { .. }
         );
         let (nelson, western) = match config.kind {
-            _ if dependent => (RuleMask::BEYOND_LIMITS.and(RuleMask::NELSON), RuleMask::BEYOND_LIMITS.and(RuleMask::WESTERN_ELECTRIC)),
+            _ if dependent => {
+                (RuleMask::BEYOND_LIMITS.and(RuleMask::NELSON), RuleMask::BEYOND_LIMITS.and(RuleMask::WESTERN_ELECTRIC))
+            }
             ChartKind::Attribute { .. } => (RuleMask::NELSON_WITHOUT_ZONES, RuleMask::WESTERN_ELECTRIC_WITHOUT_ZONES),
             _ => (RuleMask::NELSON, RuleMask::WESTERN_ELECTRIC),
         };
