@@ -76,9 +76,14 @@ impl Csv {
         lines.end(|line| table.each(line, context, out));
     }
 
-    /// Forgets the beginning of a line whose end will not come; gives its length in bytes.
-    pub fn forget(&mut self) -> usize {
-        self.lines.forget()
+    /// The stream ended for good where it should not: the beginning of a line is refused.
+    pub fn cut_off(&mut self, context: &Context, out: &mut Decoded) {
+        self.lines.cut_off(|bytes| out.reject(context, "the line broke off".into(), bytes));
+    }
+
+    /// Bytes of the line whose end is not here yet.
+    pub fn partial_bytes(&self) -> usize {
+        self.lines.partial_bytes()
     }
 
     /// The names of the columns, once known.

@@ -46,10 +46,18 @@ impl Lines {
         self.partial_bytes = 0;
     }
 
-    /// Forgets the line so far: the connection it came over is gone. Gives its length in bytes.
-    pub fn forget(&mut self) -> usize {
+    /// Calls `each` with the beginning of a line whose end will not come, if there is one.
+    pub fn cut_off(&mut self, each: impl FnOnce(&[u8])) {
+        if self.partial_bytes > 0 {
+            each(&self.partial);
+        }
         self.partial.clear();
-        std::mem::take(&mut self.partial_bytes)
+        self.partial_bytes = 0;
+    }
+
+    /// Bytes of the line so far.
+    pub const fn partial_bytes(&self) -> usize {
+        self.partial_bytes
     }
 
     fn keep(&mut self, bytes: &[u8]) {

@@ -149,6 +149,11 @@ impl Decoded {
         self.sealed_batches = if later.sealed_batches > 0 { before + later.sealed_batches } else { self.sealed_batches };
     }
 
+    /// Refuses bytes that no decoder was found for.
+    pub(super) fn refuse(&mut self, context: &Context, reason: &'static str, raw: &[u8]) {
+        self.reject(context, reason.into(), raw);
+    }
+
     /// Refuses `raw`.
     fn reject(&mut self, context: &Context, reason: Reason, raw: &[u8]) {
         let kept = &raw[..raw.len().min(REJECT_BYTES_MAX)];
