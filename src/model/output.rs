@@ -235,6 +235,15 @@ pub struct Limits {
     /// Why no limits could be set, in words; null when they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
+    /// Why limits that were set may mislead, such as autocorrelation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Who asked for this version, if a person did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub author: Option<Arc<str>>,
+    /// And why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
 }
 
 /// How well the process fits its specification.

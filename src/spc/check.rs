@@ -16,7 +16,7 @@ use super::{
 /// Baseline points that a chart may hold on to, a key.
 const BASELINE_POINTS_MAX: u64 = 10_000;
 /// Rows of one subgroup by count.
-const SUBGROUP_SIZE_MAX: u64 = 10_000;
+const SUBGROUP_SIZE_MAX: u64 = 1000;
 /// Signals of a multivariate chart.
 const SIGNALS_MAX: usize = 32;
 /// The types a chart can have.
@@ -344,6 +344,9 @@ impl Checker<'_> {
     fn limit_table(&mut self, settings: &LimitSettings, kind: &ChartKind) -> LimitSource {
         if kind.is_multivariate() {
             self.fault("limits.table", "limits by tag are for charts of one signal; use group_by with a baseline");
+        }
+        if matches!(kind, ChartKind::ShortRun { .. }) {
+            self.fault("limits.table", "a short-run chart has nominal values by tag and one sigma: give a baseline or center and sigma");
         }
         let by = settings.by.clone().unwrap_or_default();
         if by.is_empty() || settings.table.is_empty() {

@@ -231,6 +231,14 @@ pub struct Spec {
     pub target: Option<f64>,
 }
 
+impl Spec {
+    /// Whether `value` is outside; a value on a limit is inside.
+    #[inline]
+    pub fn excludes(&self, value: f64) -> bool {
+        self.lsl.is_some_and(|lsl| value < lsl) || self.usl.is_some_and(|usl| value > usl)
+    }
+}
+
 /// A checked chart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChartConfig {
@@ -332,6 +340,18 @@ pub(super) enum Half {
     Range,
     Deviation,
     MovingRange,
+}
+
+impl Half {
+    /// The letter of its chart.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Range => Some("R"),
+            Self::Deviation => Some("S"),
+            Self::MovingRange => Some("MR"),
+        }
+    }
 }
 
 impl ConventionSettings {

@@ -1,0 +1,258 @@
+//! Rows of one key → points: forming subgroups, and the tight loops where nothing stands in the way.
+
+use super::{
+    config::{Attribute, ChartKind},
+    emit::Sink,
+    judge::Judged,
+    sample::{Boundary, Open, Sample, whole},
+    setup::{Grouping, Setup},
+    state::{Context, KeyState, Phase},
+};
+use crate::model::Flags;
+
+/// The columns of consecutive rows with one key, one source of limits and one boundary.
+pub(super) struct Segment<'a> {
+    /// One a signal.
+    pub values: &'a [&'a [f64]],
+    /// Sizes, where a column holds them.
+    pub sizes: Option<&'a [f64]>,
+    pub time: &'a [i64],
+    pub flags: Option<&'a [Flags]>,
+    /// What is taken off each value, and by what the rest is divided.
+    pub shift: f64,
+    pub scale: f64,
+}
+
+impl Segment<'_> {
+    fn rows(&self) -> usize {
+        self.time.len()
+    }
+
+    fn flagged(&self, row: usize) -> bool {
+        self.flags.is_some_and(|flags| flags[row].has(Flags::FLAGGED))
+    }
+
+    /// The value of the first signal; `NaN` if it is missing or of bad quality.
+    fn value(&self, row: usize) -> f64 {
+        if self.flagged(row) { f64::NAN } else { (self.values[0][row] - self.shift) / self.scale }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.flags.is_none() && self.shift == 0.0 && self.scale == 1.0
+    }
+}
+
+impl KeyState {
+    /// Takes the rows of a segment.
+    pub fn rows(&mut self, setup: &Setup, segment: &Segment<'_>, sink: &mut Sink<'_>) {
+        match (&setup.config.kind, setup.grouping) {
+            (ChartKind::T2 { .. } | ChartKind::Mewma { .. }, _) => self.vectors(setup, segment, sink),
+            (ChartKind::Attribute { attribute, .. }, Grouping::Row) => self.counts(setup, *attribute, segment, sink),
+            (_, Grouping::Row) => self.individuals(setup, segment, sink),
+            (_, Grouping::Size(size)) => self.by_count(setup, segment, size, sink),
+            _ => self.by_boundary(setup, segment, sink),
+        }
+    }
+
+    fn individuals(&mut self, setup: &Setup, segment: &Segment<'_>, sink: &mut Sink<'_>) {
+        let mut row = 0;
+        while row < segment.rows() {
+            if self.is_fast(setup, segment, sink) {
+                row += self.fast_individuals(setup, &segment.values[0][row..], &segment.time[row..], sink);
+                if row >= segment.rows() {
+                    return;
+                }
+            }
+            let value = segment.value(row);
+            if value.is_nan() {
+                self.missing(1, sink);
+            } else {
+                self.point(setup, &Sample::single(value), &[value], segment.time[row], sink);
+            }
+            row += 1;
+        }
+    }
+
+    /// Whether [`Self::fast_individuals`] may run: an individuals chart in Phase II that shows only violations.
+    fn is_fast(&self, setup: &Setup, segment: &Segment<'_>, sink: &Sink<'_>) -> bool {
+        setup.config.kind == ChartKind::Individuals
+            && self.phase == Phase::Judging
+            && self.context != Context::Unknown
+            && self.judge.lines.n == 1.0
+            && segment.is_plain()
+            && !sink.wants_all()
+    }
+
+    /// Judges values until one is missing; how many were there. The same as [`Self::point`] on each, with everything in registers.
+    fn fast_individuals(&mut self, setup: &Setup, values: &[f64], times: &[i64], sink: &mut Sink<'_>) -> usize {
+        let values = values.iter().position(|value| value.is_nan()).map_or(values, |missing| &values[..missing]);
+        let Some(last) = values.last() else { return 0 };
+        let lines = self.judge.lines;
+        let judges_spread = !setup.spread_plan.enabled.is_empty();
+        let mut previous = self.judge.previous;
+        let mut rules = self.judge.rules;
+        let mut spread_rules = self.judge.spread_rules;
+        for (i, (value, time)) in values.iter().zip(times).enumerate() {
+            let index = self.next_index + i as u64;
+            let spread = (value - previous).abs();
+            previous = *value;
+            let mut judged = Judged::bare(*value, spread);
+            (judged.center, judged.lcl, judged.ucl) = (lines.zones.center, lines.zones.lcl, lines.zones.ucl);
+            judged.rules = rules.step(*value, &lines.zones, &setup.plan);
+            if judges_spread && !spread.is_nan() {
+                judged.spread_rules = spread_rules.step(spread, &lines.spread, &setup.spread_plan);
+            }
+            if !judged.rules.is_empty() || !judged.spread_rules.is_empty() {
+                // Evidence is read from the registers.
+                (self.judge.rules, self.judge.spread_rules) = (rules, spread_rules);
+            }
+            self.record(setup, index, *time, &judged, &[], sink);
+        }
+        self.next_index += values.len() as u64;
+        sink.counts.points += values.len() as u64;
+        (self.judge.previous, self.judge.rules, self.judge.spread_rules) = (*last, rules, spread_rules);
+        if let (Some(totals), Some(spec)) = (&mut self.totals, &setup.config.spec) {
+            values.iter().for_each(|value| totals.individual(*value, spec));
+        }
+        values.len()
+    }
+
+    fn counts(&mut self, setup: &Setup, attribute: Attribute, segment: &Segment<'_>, sink: &mut Sink<'_>) {
+        for row in 0..segment.rows() {
+            match count_of(setup, attribute, segment, row) {
+                Some((value, n)) => {
+                    let sample = Sample { n, ..Sample::single(value) };
+                    self.point(setup, &sample, &[value], segment.time[row], sink);
+                }
+                None => {
+                    sink.counts.invalid += u64::from(!segment.value(row).is_nan());
+                    self.missing(1, sink);
+                }
+            }
+        }
+    }
+
+    fn vectors(&mut self, setup: &Setup, segment: &Segment<'_>, sink: &mut Sink<'_>) {
+        let mut row_values = [0.0; 32];
+        let Some(row_values) = row_values.get_mut(..segment.values.len()) else { return };
+        for row in 0..segment.rows() {
+            let mut sum = 0.0;
+            for (value, column) in row_values.iter_mut().zip(segment.values) {
+                *value = column[row];
+                sum += *value;
+            }
+            // A missing value in any signal shows in the sum.
+            if sum.is_nan() || segment.flagged(row) {
+                self.missing(1, sink);
+            } else {
+                self.point(setup, &Sample::single(f64::NAN), row_values, segment.time[row], sink);
+            }
+        }
+    }
+
+    fn by_count(&mut self, setup: &Setup, segment: &Segment<'_>, size: usize, sink: &mut Sink<'_>) {
+        let measured = !matches!(setup.config.kind, ChartKind::Attribute { .. });
+        let mut row = 0;
+        while row < segment.rows() {
+            let idle = self.open.as_ref().is_none_or(|open| open.rows == 0);
+            if measured && idle && segment.is_plain() && segment.rows() - row >= size {
+                row += self.whole_subgroups(setup, &segment.values[0][row..], &segment.time[row..], size, sink);
+                if segment.rows() - row < size {
+                    continue;
+                }
+            }
+            self.add(setup, segment, row, &Boundary::Count, sink);
+            if self.open.as_ref().is_some_and(|open| open.rows >= size as u64) {
+                self.close(setup, sink);
+            }
+            row += 1;
+        }
+    }
+
+    /// Takes complete subgroups until one has a missing value; how many rows that were.
+    fn whole_subgroups(&mut self, setup: &Setup, values: &[f64], times: &[i64], size: usize, sink: &mut Sink<'_>) -> usize {
+        let spec = setup.config.spec.as_ref();
+        let mut taken = 0;
+        for (chunk, time) in values.chunks_exact(size).zip(times.iter().skip(size - 1).step_by(size)) {
+            let Some(sample) = whole(chunk, spec) else { break };
+            self.point(setup, &sample, &[sample.value], *time, sink);
+            taken += size;
+        }
+        taken
+    }
+
+    fn by_boundary(&mut self, setup: &Setup, segment: &Segment<'_>, sink: &mut Sink<'_>) {
+        let Some(boundary) = self.open.as_ref().map(|open| open.boundary.clone()) else { return };
+        for row in 0..segment.rows() {
+            self.add(setup, segment, row, &boundary, sink);
+        }
+    }
+
+    /// Adds a row to the open subgroup.
+    fn add(&mut self, setup: &Setup, segment: &Segment<'_>, row: usize, boundary: &Boundary, sink: &mut Sink<'_>) {
+        let (value, size) = match &setup.config.kind {
+            ChartKind::Attribute { attribute, .. } => count_of(setup, *attribute, segment, row).unwrap_or_else(|| {
+                sink.counts.invalid += u64::from(!segment.value(row).is_nan());
+                (f64::NAN, 0.0)
+            }),
+            _ => (segment.value(row), 1.0),
+        };
+        let open = self.open.get_or_insert_with(|| Box::new(Open::new(boundary.clone())));
+        open.push(value, size, segment.time[row], setup.config.spec.as_ref());
+    }
+
+    /// Opens a subgroup at `boundary`, closing another one.
+    pub fn turn_to(&mut self, setup: &Setup, boundary: Boundary, sink: &mut Sink<'_>) {
+        let skipped = match (&self.open, &boundary, setup.grouping) {
+            (Some(open), _, _) if open.boundary == boundary => return,
+            (Some(open), Boundary::Slot(next), Grouping::Every(ns)) => match open.boundary {
+                Boundary::Slot(last) => (next.saturating_sub(last) / ns - 1).max(0) as u64,
+                _ => 0,
+            },
+            _ => 0,
+        };
+        if self.open.is_some() {
+            self.close(setup, sink);
+        }
+        if skipped > 0 {
+            self.missing(skipped, sink);
+        }
+        self.open = Some(Box::new(Open::new(boundary)));
+    }
+
+    /// The open subgroup is complete.
+    pub fn close(&mut self, setup: &Setup, sink: &mut Sink<'_>) {
+        let Some(open) = self.open.as_mut().filter(|open| open.rows > 0) else { return };
+        let time = open.time;
+        let sample = match &setup.config.kind {
+            ChartKind::Attribute { .. } => open.counted(),
+            _ => open.measured(setup.least_values(), setup.config.spec.as_ref()),
+        };
+        let sample = sample.map(|sample| if setup.config.is_individual() { Sample::single(sample.value) } else { sample });
+        open.reset();
+        match sample {
+            Some(sample) => self.point(setup, &sample, &[sample.value], time, sink),
+            None => self.missing(1, sink),
+        }
+    }
+
+    /// Other limits hold from here on: a subgroup by count that has begun cannot be completed.
+    pub fn cut(&mut self, setup: &Setup, sink: &mut Sink<'_>) {
+        match setup.grouping {
+            Grouping::Size(_) => {
+                if self.open.take_if(|open| open.rows > 0).is_some() {
+                    self.missing(1, sink);
+                }
+            }
+            _ => self.close(setup, sink),
+        }
+    }
+}
+
+/// Count and size of a row; `None` if one is missing or they are impossible.
+fn count_of(setup: &Setup, attribute: Attribute, segment: &Segment<'_>, row: usize) -> Option<(f64, f64)> {
+    let value = segment.value(row);
+    let n = segment.sizes.map_or(setup.size, |sizes| sizes[row]);
+    let possible = value >= 0.0 && n > 0.0 && (!attribute.is_binomial() || value <= n);
+    possible.then_some((value, n))
+}
