@@ -11,14 +11,12 @@ use crate::model::{Batch, NO_LAYER};
 
 use super::{
     Grid, LayerBy, TileKey, Weights,
-    grid::Bits,
-    tile::{Lanes, TILE_VOXELS, cell_of, pack},
+    grid::{Bits, Latest},
+    tile::{LAYER_SHIFT, Lanes, ROW_SHIFT, TILE_SHIFT, TILE_VOXELS, cell_part, layer_part, tile_part},
 };
 
 /// Rows in a block: its cache lines fit the first-level cache.
 pub(super) const BLOCK_ROWS: usize = 128;
-/// The slot of a row for which there is no memory.
-const NO_SLOT: u32 = u32::MAX;
 /// Rows a run on average below which lines are fetched ahead.
 const SCATTERED_RUN_ROWS: usize = 4;
 
@@ -41,19 +39,36 @@ pub struct Touched {
     pub full: u64,
 }
 
-/// Located rows of a block that count: places in the batch, tiles, places in the tiles.
-pub(super) struct Block {
-    pub len: usize,
-    pub rows: [u32; BLOCK_ROWS],
-    keys: [u64; BLOCK_ROWS],
-    cells: [u16; BLOCK_ROWS],
-    slots: [u32; BLOCK_ROWS],
+/// The columns of a block's rows.
+struct Columns<'a> {
+    /// In the build's frame, mm.
+    at: [&'a [f64]; 3],
+    layers: Option<&'a [i32]>,
 }
 
-/// Voxels of a block's rows by axis, and whether the box holds them.
-struct Located {
-    index: [[i64; BLOCK_ROWS]; 3],
-    inside: [u64; BLOCK_ROWS],
+/// Where a block's rows belong.
+struct Block {
+    len: usize,
+    /// Tiles.
+    keys: [u64; BLOCK_ROWS],
+    /// Places in the tiles.
+    cells: [u64; BLOCK_ROWS],
+    /// 1 for the rows that count.
+    kept: [u64; BLOCK_ROWS],
+}
+
+/// Rows of a block in the same tile.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    slot: u32,
+    start: u32,
+    end: u32,
+}
+
+impl Run {
+    fn rows(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 impl Grid {
@@ -65,7 +80,6 @@ impl Grid {
         if batch.signals.len() != self.stream.signals.len() || rows.is_empty() {
             return Touched { version: self.version, ..touched };
         }
-        self.version += 1;
         self.latest.clear();
         if batch.positions.is_none() {
             touched.unplaced = rows.len() as u64;
@@ -77,7 +91,10 @@ impl Grid {
     }
 
     fn finish(&mut self, mut touched: Touched) -> Touched {
-        self.version -= u64::from(touched.voxels == 0);
+        self.version += u64::from(touched.voxels > 0);
+        for latest in &self.latest {
+            self.tiles[latest.slot as usize].version = self.version;
+        }
         touched.version = self.version;
         self.counters.rows += touched.rows;
         self.counters.rejected += touched.rejected;
@@ -98,98 +115,132 @@ impl Grid {
         let mut moved = [[0.0; BLOCK_ROWS]; 3];
         let [x, y, z] = &mut moved;
         let is_moved = self.config.settings().transform.apply_all(from, [x, y, z]);
-        let count = rows.len();
-        let build = if is_moved { [&moved[0][..count], &moved[1][..count], &moved[2][..count]] } else { from };
-        let located = self.locate(build, layers);
-        let mut block = self.keep(batch, &rows, &located, touched);
-        self.look_up(&mut block, touched);
-        self.mark(batch, &block, touched);
-        let scattered = block.runs().count() * SCATTERED_RUN_ROWS > block.len;
+        let len = rows.len();
+        let at = if is_moved { [&moved[0][..len], &moved[1][..len], &moved[2][..len]] } else { from };
+        let mut block = self.locate(&Columns { at, layers });
+        if self.require_value(batch, &rows, &mut block) {
+            self.add_located(&block, &batch.time[rows.clone()], |column| &batch.signals[column][rows.clone()], touched);
+        } else {
+            self.add_kept(batch, rows, block, touched);
+        }
+    }
+
+    /// Adds a block of which not every row counts.
+    fn add_kept(&mut self, batch: &Batch, rows: Range<usize>, mut block: Block, touched: &mut Touched) {
+        let mut kept = Vec::with_capacity(block.len);
+        for row in 0..block.len {
+            if block.kept[row] == 1 {
+                block.keys[kept.len()] = block.keys[row];
+                block.cells[kept.len()] = block.cells[row];
+                kept.push(rows.start + row);
+            } else {
+                self.count_skipped(batch, rows.start + row, touched);
+            }
+        }
+        block.len = kept.len();
+        let times: Vec<i64> = kept.iter().map(|row| batch.time[*row]).collect();
+        let values: Vec<Vec<f64>> =
+            self.columns.iter().map(|column| kept.iter().map(|row| batch.signals[*column][*row]).collect()).collect();
+        let columns = self.columns.clone();
+        let place = |column: usize| columns.iter().position(|own| *own == column).unwrap_or(0);
+        self.add_located(&block, &times, |column| &values[place(column)], touched);
+    }
+
+    /// Adds rows that all count, given their times and, by column of the stream, their values.
+    fn add_located<'a>(&mut self, block: &Block, times: &[i64], values: impl Fn(usize) -> &'a [f64], touched: &mut Touched) {
+        let mut runs = [Run::default(); BLOCK_ROWS];
+        let count = self.look_up(block, &mut runs, touched);
+        let runs = &runs[..count];
+        self.mark(block, runs, times, touched);
+        let scattered = runs.len() * SCATTERED_RUN_ROWS > block.len;
         for (lanes, column) in self.lanes.iter_mut().zip(&self.columns) {
             if scattered {
-                block.fetch(lanes);
+                fetch(lanes, block, runs);
             }
-            block.add(lanes, &batch.signals[*column], &batch.time);
+            add(lanes, block, runs, times, values(*column));
         }
     }
 
-    fn locate(&self, from: [&[f64]; 3], layers: Option<&[i32]>) -> Located {
-        let mut located = Located { index: [[0; BLOCK_ROWS]; 3], inside: [1; BLOCK_ROWS] };
-        let by_z = self.config.settings().layer_by == LayerBy::Z;
-        for axis in 0..if by_z { 3 } else { 2 } {
-            let along = self.config.axes()[axis];
-            let into = located.index[axis].iter_mut().zip(&mut located.inside);
-            for (mm, (index, inside)) in from[axis].iter().zip(into) {
-                let (found, is_inside) = along.locate(*mm);
-                *index = found;
-                *inside &= u64::from(is_inside);
+    fn locate(&self, columns: &Columns<'_>) -> Block {
+        let len = columns.at[0].len();
+        let mut block = Block { len, keys: [0; BLOCK_ROWS], cells: [0; BLOCK_ROWS], kept: [1; BLOCK_ROWS] };
+        let [along_x, along_y, along_z] = self.config.axes();
+        let located = block.keys.iter_mut().zip(&mut block.cells).zip(&mut block.kept);
+        let points = columns.at[0].iter().zip(columns.at[1]);
+        for (((key, cell), kept), (x, y)) in located.zip(points) {
+            let ((i, in_x), (j, in_y)) = (along_x.locate(*x), along_y.locate(*y));
+            *key = tile_part(j) << ROW_SHIFT | tile_part(i);
+            *cell = cell_part(j) << TILE_SHIFT | cell_part(i);
+            *kept = u64::from(in_x) & u64::from(in_y);
+        }
+        let located = block.keys.iter_mut().zip(&mut block.kept).take(len).enumerate();
+        match self.config.settings().layer_by {
+            LayerBy::Z => {
+                for ((_, (key, kept)), z) in located.zip(columns.at[2]) {
+                    let (k, in_z) = along_z.locate(*z);
+                    *key |= layer_part(k) << LAYER_SHIFT;
+                    *kept &= u64::from(in_z);
+                }
             }
-        }
-        if let LayerBy::Number { first } = self.config.settings().layer_by {
-            for row in 0..from[0].len() {
-                let layer = layers.map_or(NO_LAYER, |layers| layers[row]);
-                let k = layer.checked_sub(first).filter(|k| layer != NO_LAYER && self.config.axes()[2].contains(*k));
-                located.index[2][row] = i64::from(k.unwrap_or(0));
-                located.inside[row] &= u64::from(k.is_some());
-            }
-        }
-        located
-    }
-
-    /// The rows that lie in the box and have a value; the others are counted.
-    fn keep(&self, batch: &Batch, rows: &Range<usize>, located: &Located, touched: &mut Touched) -> Block {
-        let mut block =
-            Block { len: 0, rows: [0; BLOCK_ROWS], keys: [0; BLOCK_ROWS], cells: [0; BLOCK_ROWS], slots: [NO_SLOT; BLOCK_ROWS] };
-        let mut with_value = [0_u64; BLOCK_ROWS];
-        for column in &self.columns {
-            for (has, value) in with_value.iter_mut().zip(&batch.signals[*column][rows.clone()]) {
-                *has |= u64::from(value.is_finite());
-            }
-        }
-        let [i, j, k] = &located.index;
-        for row in 0..rows.len() {
-            block.rows[block.len] = (rows.start + row) as u32;
-            block.keys[block.len] = pack(i[row], j[row], k[row]);
-            block.cells[block.len] = cell_of(i[row], j[row]) as u16;
-            block.len += (located.inside[row] & with_value[row]) as usize;
-        }
-        if block.len < rows.len() {
-            for row in 0..rows.len() {
-                self.count_skipped(batch, rows.start + row, located.inside[row] == 1, with_value[row] == 1, touched);
+            LayerBy::Number { first } => {
+                for (row, (key, kept)) in located {
+                    let layer = columns.layers.map_or(NO_LAYER, |layers| layers[row]);
+                    let k = layer.checked_sub(first).filter(|k| layer != NO_LAYER && along_z.contains(*k));
+                    *key |= layer_part(i64::from(k.unwrap_or(0))) << LAYER_SHIFT;
+                    *kept &= u64::from(k.is_some());
+                }
             }
         }
         block
     }
 
-    /// Counts a row by the first reason not to add it, if there is one.
-    pub(super) fn count_skipped(&self, batch: &Batch, row: usize, inside: bool, with_value: bool, touched: &mut Touched) {
+    /// Rows without a value of any of the grid's signals do not count. Whether all count.
+    fn require_value(&self, batch: &Batch, rows: &Range<usize>, block: &mut Block) -> bool {
+        let mut with_value = [0_u64; BLOCK_ROWS];
+        for column in &self.columns {
+            for (has, value) in with_value.iter_mut().zip(&batch.signals[*column][rows.clone()]) {
+                *has |= u64::from(value.abs() < f64::INFINITY);
+            }
+        }
+        let mut all = 1;
+        for (kept, has) in block.kept[..rows.len()].iter_mut().zip(&with_value) {
+            *kept &= has;
+            all &= *kept;
+        }
+        all == 1
+    }
+
+    /// Counts a row that is not added, by the first reason that holds.
+    pub(super) fn count_skipped(&self, batch: &Batch, row: usize, touched: &mut Touched) {
+        let Some(at) = &batch.positions else { return };
+        let point = [at.x[row], at.y[row], at.z[row]];
         let by_number = self.config.settings().layer_by != LayerBy::Z;
-        let placed = batch.positions.as_ref().is_some_and(|at| !(at.x[row].is_nan() && at.y[row].is_nan() && at.z[row].is_nan()));
-        if !placed || by_number && batch.layer(row).is_none() {
+        if point.iter().all(|part| part.is_nan()) || by_number && batch.layer(row).is_none() {
             touched.unplaced += 1;
-        } else if !inside {
+        } else if self.config.index_of(point, batch.layer(row)).is_none() {
             touched.rejected += 1;
-        } else if !with_value {
+        } else {
             touched.without_value += 1;
         }
     }
 
-    /// Finds or makes the tile of each row; rows for which there is no memory are counted and dropped.
-    fn look_up(&mut self, block: &mut Block, touched: &mut Touched) {
-        let (mut key, mut slot, mut kept) = (u64::MAX, NO_SLOT, 0);
-        for row in 0..block.len {
-            if block.keys[row] != key {
-                key = block.keys[row];
-                slot = self.slot_if_it_fits(TileKey(key)).map_or(NO_SLOT, |slot| slot as u32);
+    /// Cuts the block into runs of rows in the same tile and finds or makes the tiles; rows for which there is no memory are counted
+    /// and in no run. How many runs.
+    fn look_up(&mut self, block: &Block, runs: &mut [Run; BLOCK_ROWS], touched: &mut Touched) -> usize {
+        let keys = &block.keys[..block.len];
+        let (mut count, mut start) = (0, 0);
+        while let Some(key) = keys.get(start) {
+            let len = keys[start..].iter().take_while(|next| *next == key).count();
+            if let Some(slot) = self.slot_if_it_fits(TileKey(*key)) {
+                runs[count] = Run { slot: slot as u32, start: start as u32, end: (start + len) as u32 };
+                count += 1;
+                touched.rows += len as u64;
+            } else {
+                touched.full += len as u64;
             }
-            block.rows[kept] = block.rows[row];
-            block.cells[kept] = block.cells[row];
-            block.slots[kept] = slot;
-            kept += usize::from(slot != NO_SLOT);
+            start += len;
         }
-        touched.full += (block.len - kept) as u64;
-        touched.rows += kept as u64;
-        block.len = kept;
+        count
     }
 
     pub(super) fn slot_if_it_fits(&mut self, key: TileKey) -> Option<usize> {
@@ -201,83 +252,71 @@ impl Grid {
     }
 
     /// Notes which voxels are touched, and how far in time the layers go.
-    fn mark(&mut self, batch: &Batch, block: &Block, touched: &mut Touched) {
-        for run in block.runs() {
-            let slot = block.slots[run.start] as usize;
-            let bits = self.touch(slot);
-            let mut new = 0;
-            for cell in &block.cells[run.clone()] {
-                new += mark_cell(bits, *cell as usize);
-            }
-            touched.voxels += new;
-            let layer = self.tiles[slot].layer as usize;
-            let times = block.rows[run].iter().map(|row| batch.time[*row as usize]);
-            self.layers[layer].observe(times);
+    fn mark(&mut self, block: &Block, runs: &[Run], times: &[i64], touched: &mut Touched) {
+        for run in runs {
+            let bits = self.touch(run.slot as usize);
+            touched.voxels += mark_cells(bits, &block.cells[run.rows()]);
+            let layer = self.links[run.slot as usize].layer as usize;
+            self.layers[layer].observe(&times[run.rows()]);
         }
     }
 
     /// The marks of a tile that this update touches.
+    #[inline]
     pub(super) fn touch(&mut self, slot: usize) -> &mut Bits {
-        let tile = &mut self.tiles[slot];
-        if tile.version != self.version {
-            tile.version = self.version;
-            self.touched[slot] = Bits::default();
-            self.latest.push(tile.key);
+        let links = &mut self.links[slot];
+        if self.latest.get(links.latest as usize).is_none_or(|latest| latest.slot as usize != slot) {
+            links.latest = self.latest.len() as u32;
+            self.latest.push(Latest { slot: slot as u32, bits: Bits::default() });
         }
-        &mut self.touched[slot]
+        &mut self.latest[links.latest as usize].bits
     }
 }
 
-/// Marks a voxel; 1 if it was not yet marked.
+/// Marks voxels of a tile; how many were not yet marked.
 #[inline]
-pub(super) fn mark_cell(bits: &mut Bits, cell: usize) -> u64 {
-    let word = &mut bits[cell / 64 % (TILE_VOXELS / 64)];
-    let new = !(*word >> (cell % 64)) & 1;
-    *word |= 1 << (cell % 64);
+pub(super) fn mark_cells(bits: &mut Bits, cells: &[u64]) -> u64 {
+    const WORDS: usize = TILE_VOXELS / 64;
+    let Some(first) = cells.first() else { return 0 };
+    let mut at = *first as usize / 64 % WORDS;
+    // The word stays in a register while neighbours follow each other.
+    let (mut word, mut new) = (bits[at], 0);
+    for cell in cells {
+        let next = *cell as usize / 64 % WORDS;
+        if next != at {
+            bits[at] = word;
+            (at, word) = (next, bits[next]);
+        }
+        new += !(word >> (cell % 64)) & 1;
+        word |= 1 << (cell % 64);
+    }
+    bits[at] = word;
     new
 }
 
-impl Block {
-    /// Stretches of rows in the same tile.
-    fn runs(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        let slots = &self.slots[..self.len];
-        let mut start = 0;
-        std::iter::from_fn(move || {
-            let slot = *slots.get(start)?;
-            let len = slots[start..].iter().take_while(|next| **next == slot).count();
-            start += len;
-            Some(start - len..start)
-        })
-    }
-
-    /// Reads what `add` will change, so that the loads overlap.
-    fn fetch(&self, lanes: &Lanes) {
-        let mut seen = 0_u64;
-        for (slot, cell) in self.slots[..self.len].iter().zip(&self.cells) {
-            let (slot, cell) = (*slot as usize, *cell as usize % TILE_VOXELS);
-            seen ^= u64::from(lanes.count[slot][cell]) ^ lanes.moments[slot][cell].mean.to_bits();
-            if let Some(last) = &lanes.last.tiles {
-                seen ^= last[slot][cell].time as u64;
-            }
+/// Reads what `add` will change, so that the loads overlap.
+fn fetch(lanes: &Lanes, block: &Block, runs: &[Run]) {
+    let mut seen = 0;
+    for run in runs {
+        let tile = &lanes.cells[run.slot as usize];
+        for cell in &block.cells[run.rows()] {
+            let (count, last) = (tile[*cell as usize % TILE_VOXELS].count, tile[*cell as usize % TILE_VOXELS].last_time);
+            seen ^= u64::from(count) ^ last as u64;
         }
-        std::hint::black_box(seen);
     }
+    std::hint::black_box(seen);
+}
 
-    fn add(&self, lanes: &mut Lanes, values: &[f64], times: &[i64]) {
-        for run in self.runs() {
-            let slot = self.slots[run.start] as usize;
-            let rows = self.rows[run.clone()].iter().map(|row| *row as usize);
-            let cells = self.cells[run].iter().map(|cell| *cell as usize % TILE_VOXELS);
-            let (count, moments) = (&mut lanes.count[slot], &mut lanes.moments[slot]);
-            // Adding 0.0 makes -0.0 a 0.0: which of the two an extreme is would depend on the order of rows.
-            let found = rows.zip(cells).map(|(row, cell)| (row, cell, values[row] + 0.0)).filter(|found| found.2.is_finite());
-            for (_, cell, value) in found.clone() {
-                count[cell] = count[cell].saturating_add(1);
-                moments[cell].add(count[cell], value);
-            }
-            lanes.last.in_tile(slot, |last| found.clone().for_each(|(row, cell, value)| last[cell].later(times[row], value)));
-            lanes.first.in_tile(slot, |first| found.clone().for_each(|(row, cell, value)| first[cell].earlier(times[row], value)));
-            lanes.sum.in_tile(slot, |sum| found.for_each(|(_, cell, value)| sum[cell].add(value)));
-        }
+fn add(lanes: &mut Lanes, block: &Block, runs: &[Run], times: &[i64], values: &[f64]) {
+    for run in runs {
+        let slot = run.slot as usize;
+        let cells = block.cells[run.rows()].iter().map(|cell| *cell as usize % TILE_VOXELS);
+        // Adding 0.0 makes -0.0 a 0.0: which of the two an extreme is would depend on the order of rows.
+        let stamped = times[run.rows()].iter().zip(values[run.rows()].iter().map(|value| value + 0.0));
+        let found = cells.zip(stamped).filter(|(_, (_, value))| value.is_finite());
+        let tile = &mut lanes.cells[slot];
+        found.clone().for_each(|(cell, (time, value))| tile[cell].add(*time, value));
+        lanes.first.in_tile(slot, |first| found.clone().for_each(|(cell, (time, value))| first[cell].earlier(*time, value)));
+        lanes.sum.in_tile(slot, |sum| found.for_each(|(cell, (_, value))| sum[cell].add(value)));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A coordinate is rounded to integer picometres and then divided with a floor, so 0.3 mm at 0.1 mm is voxel 3 (in binary fractions
 //! 0.3 / 0.1 is below 3), −0.0001 mm is voxel −1, and what firmware counts in whole nanometres stays whole. The arithmetic is in `f64`, whose
-//! integers are exact up to 2⁵³: rounding by adding and subtracting 1.5·2⁵², the quotient as an estimate by the reciprocal that is
-//! off by at most one and is set right by the exact remainder. Neither a division nor a branch: compilers turn it into SIMD.
+//! integers are exact up to 2⁵³: rounding by adding 1.5·2⁵² (the low bits are then the integer), the quotient as the nearest integer to
+//! the product with the reciprocal, one too large where the exact remainder is negative. Neither a division nor a branch: it becomes
+//! SIMD.
 
 use super::GridError;
 
@@ -20,9 +21,10 @@ pub struct Axis {
     origin_pm: f64,
     voxel_pm: f64,
     per_voxel: f64,
-    /// Faces of the box, from the origin.
+    /// Faces of the box, from the origin; and the last coordinate below the upper one.
     lower_pm: f64,
     upper_pm: f64,
+    inner_pm: f64,
     /// Index of the first and the last voxel.
     first: f64,
     last: f64,
@@ -49,6 +51,7 @@ impl Axis {
             per_voxel: 1.0 / voxel_pm,
             lower_pm,
             upper_pm,
+            inner_pm: upper_pm - 1.0,
             first,
             last,
         };
@@ -73,12 +76,13 @@ impl Axis {
     /// The voxel that holds `mm`, and whether the box does; if not (or not finite), the index means nothing.
     #[inline]
     pub(super) fn locate(&self, mm: f64) -> (i64, bool) {
-        let from_origin = (mm * PM_PER_MM + ROUND) - ROUND - self.origin_pm;
+        // Both sums are whole and below 2⁵³, so their difference is exact.
+        let from_origin = (mm * PM_PER_MM + ROUND) - (self.origin_pm + ROUND);
         let inside = (from_origin >= self.lower_pm) & (from_origin <= self.upper_pm);
-        let near = (from_origin * self.per_voxel + ROUND) - ROUND;
-        let floor = if from_origin < near * self.voxel_pm { near - 1.0 } else { near };
-        let index = if floor > self.last { self.last } else { floor };
-        ((index + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i64, inside)
+        let within = if from_origin > self.inner_pm { self.inner_pm } else { from_origin };
+        let near = within * self.per_voxel + ROUND;
+        let is_above = within < (near - ROUND) * self.voxel_pm;
+        (near.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_sub(u64::from(is_above)) as i64, inside)
     }
 
     /// The voxel that holds `mm`: floor, but the upper face of the box belongs to the last voxel. `None` outside.

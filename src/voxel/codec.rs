@@ -1,13 +1,14 @@
 //! Tiles as bytes, for checkpoints and for layers that leave memory.
 //!
 //! ```text
-//! u8 format (1) · u8 lanes (1 weight, 2 sum, 4 first, 8 last) · u16 signals
+//! u8 format (1) · u8 lanes (1 weight, 2 sum, 4 first) · u16 signals
 //! per signal: 1024 bits, 1 = the voxel has a value (cell order, low bit first), then by lane the voxels' values:
-//!             u32 count · f64 mean · f64 m2 · f64 min · f64 max [· f64 weight] [· f64 sum, f64 lost] [· i64 time, f64 value]×2
+//!             u32 count · f64 mean · f64 m2 · f64 min · f64 max · i64 last time · f64 last
+//!             [· f64 weight] [· f64 sum · f64 lost] [· i64 first time · f64 first]
 //! u32 CRC-32 of all before
 //! ```
 //!
-//! Little-endian. A voxel takes 36 bytes and what its optional lanes take; empty voxels take one bit. Bytes that were cut, changed
+//! Little-endian. A voxel takes 52 bytes and what its optional lanes take; empty voxels take one bit. Bytes that were cut, changed
 //! or written by a grid with other lanes are refused as a whole.
 
 use super::{Grid, GridError, Stamped, Stats, Sum, TileKey, Weights, tile::TILE_VOXELS};
@@ -16,7 +17,6 @@ const FORMAT: u8 = 1;
 const WEIGHT: u8 = 1;
 const SUM: u8 = 2;
 const FIRST: u8 = 4;
-const LAST: u8 = 8;
 const BITMAP_BYTES: usize = TILE_VOXELS / 8;
 
 /// A tile at rest.
@@ -88,9 +88,11 @@ impl Grid {
     }
 
     fn evict(&mut self, place: u32) -> Vec<TileBlob> {
-        let keys = self.keys(|tile| tile.layer == place);
+        let keys = self.layer_keys(self.layers[place as usize].layer);
         let blobs = keys.iter().filter_map(|key| self.blob(*key)).collect();
-        keys.into_iter().for_each(|key| self.remove(key));
+        for key in keys {
+            self.remove(key);
+        }
         self.layers[place as usize].is_evicted = true;
         blobs
     }
@@ -123,7 +125,9 @@ impl Grid {
         let slot = self.slot_or_new(key);
         self.tiles[slot].version = self.tiles[slot].version.max(self.version);
         for (lanes, voxels) in self.lanes.iter_mut().zip(&decoded) {
-            voxels.iter().for_each(|(cell, stats)| lanes.restore(slot, *cell, stats));
+            for (cell, stats) in voxels {
+                lanes.restore(slot, *cell, stats);
+            }
         }
         Ok(())
     }
@@ -134,7 +138,6 @@ impl Grid {
         bit(settings.weights == Weights::Trilinear, WEIGHT)
             | bit(settings.lanes.sum, SUM)
             | bit(settings.lanes.first, FIRST)
-            | bit(settings.lanes.last, LAST)
     }
 }
 
@@ -144,32 +147,37 @@ fn encode(lanes: u8, signals: &[Vec<(usize, Stats)>]) -> Vec<u8> {
     bytes.extend([FORMAT, lanes]);
     bytes.extend((signals.len() as u16).to_le_bytes());
     for voxels in signals {
-        let mut bitmap = [0_u8; BITMAP_BYTES];
-        voxels.iter().for_each(|(cell, _)| bitmap[cell / 8] |= 1 << (cell % 8));
-        bytes.extend(bitmap);
-        voxels.iter().for_each(|(_, stats)| bytes.extend(stats.count.to_le_bytes()));
-        let mut lane = |get: fn(&Stats) -> f64| voxels.iter().for_each(|(_, stats)| bytes.extend(get(stats).to_le_bytes()));
-        lane(|stats| stats.mean);
-        lane(|stats| stats.m2);
-        lane(|stats| stats.min);
-        lane(|stats| stats.max);
-        if lanes & WEIGHT != 0 {
-            lane(|stats| stats.weight);
-        }
-        if lanes & SUM != 0 {
-            lane(|stats| stats.sum.unwrap_or_default().total);
-            lane(|stats| stats.sum.unwrap_or_default().lost);
-        }
-        for (on, get) in [(FIRST, (|stats| stats.first) as fn(&Stats) -> Option<Stamped>), (LAST, |stats| stats.last)] {
-            if lanes & on != 0 {
-                let stamped = |stats: &Stats| get(stats).unwrap_or(Stamped { time: 0, value: f64::NAN });
-                voxels.iter().for_each(|(_, stats)| bytes.extend(stamped(stats).time.to_le_bytes()));
-                voxels.iter().for_each(|(_, stats)| bytes.extend(stamped(stats).value.to_le_bytes()));
-            }
-        }
+        encode_signal(&mut bytes, lanes, voxels);
     }
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
     bytes
+}
+
+fn encode_signal(bytes: &mut Vec<u8>, lanes: u8, voxels: &[(usize, Stats)]) {
+    let mut bitmap = [0_u8; BITMAP_BYTES];
+    for (cell, _) in voxels {
+        bitmap[cell / 8] |= 1 << (cell % 8);
+    }
+    bytes.extend(bitmap);
+    bytes.extend(voxels.iter().flat_map(|(_, stats)| stats.count.to_le_bytes()));
+    let mut lane = |get: fn(&Stats) -> [u8; 8]| bytes.extend(voxels.iter().flat_map(|(_, stats)| get(stats)));
+    lane(|stats| stats.mean.to_le_bytes());
+    lane(|stats| stats.m2.to_le_bytes());
+    lane(|stats| stats.min.to_le_bytes());
+    lane(|stats| stats.max.to_le_bytes());
+    lane(|stats| stats.last.time.to_le_bytes());
+    lane(|stats| stats.last.value.to_le_bytes());
+    if lanes & WEIGHT != 0 {
+        lane(|stats| stats.weight.to_le_bytes());
+    }
+    if lanes & SUM != 0 {
+        lane(|stats| stats.sum.unwrap_or_default().total.to_le_bytes());
+        lane(|stats| stats.sum.unwrap_or_default().lost.to_le_bytes());
+    }
+    if lanes & FIRST != 0 {
+        lane(|stats| stats.first.map_or(0, |first| first.time).to_le_bytes());
+        lane(|stats| stats.first.map_or(f64::NAN, |first| first.value).to_le_bytes());
+    }
 }
 
 /// The lanes and voxels of a tile, or what is wrong with it.
@@ -180,7 +188,7 @@ fn decode(bytes: &[u8]) -> Result<(u8, Decoded), &'static str> {
     }
     let mut reader = Reader(body);
     let [format, lanes] = reader.take::<2>()?;
-    if format != FORMAT || lanes & !(WEIGHT | SUM | FIRST | LAST) != 0 {
+    if format != FORMAT || lanes & !(WEIGHT | SUM | FIRST) != 0 {
         return Err("it is of a format this version does not know");
     }
     let signals = u16::from_le_bytes(reader.take()?);
@@ -197,24 +205,27 @@ impl Reader<'_> {
         Ok(*taken)
     }
 
-    fn column<T, const N: usize>(&mut self, len: usize, from: fn([u8; N]) -> T) -> Result<Vec<T>, &'static str> {
-        (0..len).map(|_| self.take().map(from)).collect()
+    fn lane<T>(&mut self, voxels: usize, from: fn([u8; 8]) -> T) -> Result<Vec<T>, &'static str> {
+        (0..voxels).map(|_| self.take().map(from)).collect()
+    }
+
+    fn reals(&mut self, voxels: usize) -> Result<Vec<f64>, &'static str> {
+        self.lane(voxels, f64::from_le_bytes)
     }
 
     fn signal(&mut self, lanes: u8) -> Result<Vec<(usize, Stats)>, &'static str> {
         let bitmap = self.take::<BITMAP_BYTES>()?;
         let cells: Vec<usize> = (0..TILE_VOXELS).filter(|cell| bitmap[cell / 8] >> (cell % 8) & 1 == 1).collect();
-        let n = cells.len();
-        let count = self.column(n, u32::from_le_bytes)?;
-        let [mean, m2, min, max] = [(); 4].map(|()| self.column(n, f64::from_le_bytes));
-        let (mean, m2, min, max) = (mean?, m2?, min?, max?);
-        let weight = if lanes & WEIGHT == 0 { None } else { Some(self.column(n, f64::from_le_bytes)?) };
-        let sum = self.pairs(lanes & SUM != 0, n, f64::from_le_bytes)?;
-        let first = self.pairs(lanes & FIRST != 0, n, i64::from_le_bytes)?;
-        let last = self.pairs(lanes & LAST != 0, n, i64::from_le_bytes)?;
-        let stamped = |pairs: &Option<(Vec<i64>, Vec<f64>)>, at: usize| {
-            pairs.as_ref().map(|(times, values)| Stamped { time: times[at], value: values[at] })
-        };
+        let voxels = cells.len();
+        let count = (0..voxels).map(|_| self.take().map(u32::from_le_bytes)).collect::<Result<Vec<_>, _>>()?;
+        if count.contains(&0) {
+            return Err("it has a voxel of no rows");
+        }
+        let (mean, m2, min, max) = (self.reals(voxels)?, self.reals(voxels)?, self.reals(voxels)?, self.reals(voxels)?);
+        let (last_time, last) = (self.lane(voxels, i64::from_le_bytes)?, self.reals(voxels)?);
+        let weight = if lanes & WEIGHT == 0 { None } else { Some(self.reals(voxels)?) };
+        let sum = if lanes & SUM == 0 { None } else { Some((self.reals(voxels)?, self.reals(voxels)?)) };
+        let first = if lanes & FIRST == 0 { None } else { Some((self.lane(voxels, i64::from_le_bytes)?, self.reals(voxels)?)) };
         let stats = |at: usize| Stats {
             count: count[at],
             weight: weight.as_ref().map_or(f64::from(count[at]), |weight| weight[at]),
@@ -223,20 +234,9 @@ impl Reader<'_> {
             min: min[at],
             max: max[at],
             sum: sum.as_ref().map(|(total, lost)| Sum { total: total[at], lost: lost[at] }),
-            first: stamped(&first, at),
-            last: stamped(&last, at),
+            first: first.as_ref().map(|(time, value)| Stamped { time: time[at], value: value[at] }),
+            last: Stamped { time: last_time[at], value: last[at] },
         };
-        if count.contains(&0) {
-            return Err("it has a voxel of no rows");
-        }
         Ok(cells.into_iter().enumerate().map(|(at, cell)| (cell, stats(at))).collect())
-    }
-
-    #[allow(clippy::type_complexity)]
-    fn pairs<T>(&mut self, on: bool, len: usize, from: fn([u8; 8]) -> T) -> Result<Option<(Vec<T>, Vec<f64>)>, &'static str> {
-        if !on {
-            return Ok(None);
-        }
-        Ok(Some((self.column(len, from)?, self.column(len, f64::from_le_bytes)?)))
     }
 }

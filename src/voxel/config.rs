@@ -37,21 +37,13 @@ pub enum Weights {
     Trilinear,
 }
 
-/// Which statistics are kept besides count, mean, M2, minimum and maximum (36 bytes a voxel and signal).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which statistics are kept besides count, mean, M2, minimum, maximum, and the latest value and its time (52 bytes a voxel and signal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lanes {
     /// The sum with compensation: 16 bytes.
     pub sum: bool,
     /// The value of the earliest row and its time: 16 bytes.
     pub first: bool,
-    /// The value of the latest row and its time: 16 bytes.
-    pub last: bool,
-}
-
-impl Default for Lanes {
-    fn default() -> Self {
-        Self { sum: false, first: false, last: true }
-    }
 }
 
 /// A box in build coordinates, mm: lower and upper corner, both inclusive.
@@ -182,8 +174,8 @@ impl GridConfig {
     /// What a voxel takes, one signal.
     pub fn voxel_bytes(&self) -> usize {
         let lanes = self.settings.lanes;
-        let optional = [lanes.sum, lanes.first, lanes.last].into_iter().filter(|on| *on).count() * 16;
-        36 + optional + if self.settings.weights == Weights::Trilinear { 8 } else { 0 }
+        let optional = [lanes.sum, lanes.first].into_iter().filter(|on| *on).count() * 16;
+        size_of::<super::stats::Cell>() + optional + if self.settings.weights == Weights::Trilinear { 8 } else { 0 }
     }
 
     /// As configured.

@@ -23,10 +23,25 @@ pub(super) struct Tile {
     pub key: TileKey,
     /// The grid's version when it was last touched.
     pub version: u64,
-    /// Its layer's place in [`Grid::layers`].
-    pub layer: u32,
     /// Holds only what came after the rest was evicted: is merged with the stored tile, and leaves with the next checkpoint.
     pub is_delta: bool,
+}
+
+/// What every run of rows needs of its tile: kept apart and small, to stay in the cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Links {
+    /// The layer's place in [`Grid::layers`].
+    pub layer: u32,
+    /// A place in [`Grid::latest`]: the tile's, if that one names the tile's slot.
+    pub latest: u32,
+}
+
+/// A tile that the latest update touched.
+#[derive(Debug, Clone)]
+pub(super) struct Latest {
+    pub slot: u32,
+    /// Its touched voxels.
+    pub bits: Bits,
 }
 
 /// Rows since the grid was made, by what became of them.
@@ -65,15 +80,15 @@ pub struct Grid {
     pub(super) slots: HashMap<u64, u32, FxBuildHasher>,
     /// By slot.
     pub(super) tiles: Vec<Tile>,
-    /// By slot: voxels touched by the update that last touched the tile.
-    pub(super) touched: Vec<Bits>,
+    /// By slot.
+    pub(super) links: Vec<Links>,
     /// By signal of the grid.
     pub(super) lanes: Vec<Lanes>,
     pub(super) layers: Vec<Layer>,
     /// Place in `layers` by layer.
     pub(super) layer_places: BTreeMap<i32, u32>,
-    /// Keys of the tiles that the latest update touched.
-    pub(super) latest: Vec<TileKey>,
+    /// The tiles that the latest update touched; empty after tiles were removed.
+    pub(super) latest: Vec<Latest>,
 }
 
 impl Grid {
@@ -96,7 +111,7 @@ impl Grid {
             counters: Counters::default(),
             slots: HashMap::default(),
             tiles: Vec::new(),
-            touched: Vec::new(),
+            links: Vec::new(),
             layers: Vec::new(),
             layer_places: BTreeMap::new(),
             latest: Vec::new(),
@@ -166,16 +181,12 @@ impl Grid {
 
     /// The voxels that the latest update touched, sorted by layer, then by tile.
     pub fn latest_touched(&self) -> Vec<[i32; 3]> {
-        let mut keys = self.latest.clone();
-        keys.sort_unstable();
-        let slot = |key: &TileKey| self.slots.get(&key.0).map(|slot| (*key, *slot as usize));
-        keys.iter()
-            .filter_map(slot)
-            .flat_map(|(key, slot)| {
-                let bits = self.touched[slot];
-                (0..TILE_VOXELS).filter(move |cell| bits[cell / 64] >> (cell % 64) & 1 == 1).map(move |cell| key.voxel(cell))
-            })
-            .collect()
+        let mut latest: Vec<(TileKey, &Bits)> =
+            self.latest.iter().map(|latest| (self.tiles[latest.slot as usize].key, &latest.bits)).collect();
+        latest.sort_unstable_by_key(|(key, _)| *key);
+        let is_marked = |bits: &Bits, cell: usize| bits[cell / 64] >> (cell % 64) & 1 == 1;
+        let marked = |bits| (0..TILE_VOXELS).filter(move |cell| is_marked(bits, *cell));
+        latest.into_iter().flat_map(|(key, bits)| marked(bits).map(move |cell| key.voxel(cell))).collect()
     }
 
     /// Every voxel with a value, as results: sorted by index, then by signal in the grid's order.
@@ -219,8 +230,7 @@ impl Grid {
                 }
             }
             self.tiles[slot].version = self.version;
-            self.touched[slot] = later.occupied(from);
-            self.latest.push(key);
+            self.latest.push(Latest { slot: slot as u32, bits: later.occupied(from) });
         }
         for layer in &later.layers {
             let place = self.layer_place(layer.layer);
@@ -243,7 +253,7 @@ impl Grid {
             counters: Counters::default(),
             slots: HashMap::default(),
             tiles: Vec::new(),
-            touched: Vec::new(),
+            links: Vec::new(),
             layers: Vec::new(),
             layer_places: BTreeMap::new(),
             latest: Vec::new(),
@@ -292,8 +302,7 @@ impl Grid {
 
     /// Keys of a layer's tiles, sorted.
     pub(super) fn layer_keys(&self, layer: i32) -> Vec<TileKey> {
-        let Some(place) = self.layer_places.get(&layer) else { return Vec::new() };
-        self.keys(|tile| tile.layer == *place)
+        self.keys(|tile| tile.key.layer() == layer)
     }
 
     pub(super) fn voxels_of(&self, keys: Vec<TileKey>, signal: usize) -> impl Iterator<Item = ([i32; 3], Stats)> + '_ {
@@ -321,7 +330,7 @@ impl Grid {
             variance: stats.variance(),
             min: stats.min,
             max: stats.max,
-            last: stats.last.map(|last| last.value),
+            last: Some(stats.last.value),
         }
     }
 
@@ -336,8 +345,8 @@ impl Grid {
     pub(super) fn occupied(&self, slot: usize) -> Bits {
         let mut bits = Bits::default();
         for lanes in &self.lanes {
-            for (cell, count) in lanes.count[slot].iter().enumerate() {
-                bits[cell / 64] |= u64::from(*count > 0) << (cell % 64);
+            for (place, cell) in lanes.cells[slot].iter().enumerate() {
+                bits[place / 64] |= u64::from(cell.count > 0) << (place % 64);
             }
         }
         bits
@@ -352,8 +361,8 @@ impl Grid {
         let layer = self.layer_place(key.layer());
         let is_delta = self.layers[layer as usize].is_evicted;
         self.slots.insert(key.0, slot as u32);
-        self.tiles.push(Tile { key, version: 0, layer, is_delta });
-        self.touched.push(Bits::default());
+        self.tiles.push(Tile { key, version: 0, is_delta });
+        self.links.push(Links { layer, latest: 0 });
         self.lanes.iter_mut().for_each(Lanes::push);
         slot
     }
@@ -361,8 +370,9 @@ impl Grid {
     /// Frees a tile; the last slot takes its place.
     pub(super) fn remove(&mut self, key: TileKey) {
         let Some(slot) = self.slots.remove(&key.0) else { return };
+        self.latest.clear();
         self.tiles.swap_remove(slot as usize);
-        self.touched.swap_remove(slot as usize);
+        self.links.swap_remove(slot as usize);
         self.lanes.iter_mut().for_each(|lanes| lanes.swap_remove(slot as usize));
         if let Some(moved) = self.tiles.get(slot as usize) {
             self.slots.insert(moved.key.0, slot);

@@ -32,14 +32,16 @@ impl Layer {
 
     /// Rows were added.
     #[inline]
-    pub fn observe(&mut self, times: impl ExactSizeIterator<Item = i64>) {
+    pub fn observe(&mut self, times: &[i64]) {
         let rows = times.len() as u64;
         self.rows += rows;
         self.rows_after += if self.is_finished { rows } else { 0 };
+        let (mut first, mut last) = (self.first_time, self.last_time);
         for time in times {
-            self.first_time = self.first_time.min(time);
-            self.last_time = self.last_time.max(time);
+            first = first.min(*time);
+            last = last.max(*time);
         }
+        (self.first_time, self.last_time) = (first, last);
     }
 
     /// Adds what another grid knows of the same layer.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::model::Batch;
 
-use super::{Grid, LayerBy, TileKey, Touched, accumulate::mark_cell};
+use super::{Grid, LayerBy, TileKey, Touched, accumulate::mark_cells};
 
 /// Voxels that share a row, each with its weight.
 type Shares = Vec<([i32; 3], f64)>;
@@ -29,7 +29,7 @@ impl Grid {
             let home = self.config.index_of_build(point, layers.map(|layers| layers[at]));
             let with_value = self.columns.iter().any(|column| batch.signals[*column][row].is_finite());
             let Some(home) = home.filter(|_| with_value) else {
-                self.count_skipped(batch, row, home.is_some(), with_value, touched);
+                self.count_skipped(batch, row, touched);
                 continue;
             };
             self.shares(point, home, &mut shares);
@@ -74,7 +74,7 @@ impl Grid {
         touched.rows += 1;
         for ((index, weight), slot) in shares.iter().zip(slots) {
             let cell = TileKey::cell(*index);
-            touched.voxels += mark_cell(self.touch(*slot), cell);
+            touched.voxels += mark_cells(self.touch(*slot), &[cell as u64]);
             for (lanes, column) in self.lanes.iter_mut().zip(&self.columns) {
                 let value = batch.signals[*column][row] + 0.0;
                 if value.is_finite() {
@@ -83,8 +83,8 @@ impl Grid {
             }
         }
         if let Some(slot) = slots.first() {
-            let layer = self.tiles[*slot].layer as usize;
-            self.layers[layer].observe(std::iter::once(time));
+            let layer = self.links[*slot].layer as usize;
+            self.layers[layer].observe(&[time]);
         }
     }
 }

@@ -5,41 +5,57 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Mean, M2 and extremes: what every voxel has. Half a cache line, and never across two.
+/// What every voxel has, in 52 bytes without padding: a random voxel costs one page and on average 1.8 cache lines.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(align(32))]
-pub(super) struct Moments {
+#[repr(C, packed(4))]
+pub(super) struct Cell {
+    pub count: u32,
     pub mean: f64,
     pub m2: f64,
     pub min: f64,
     pub max: f64,
+    pub last: f64,
+    pub last_time: i64,
 }
 
-impl Moments {
-    pub const EMPTY: Self = Self { mean: 0.0, m2: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
+impl Cell {
+    pub const EMPTY: Self = Self {
+        count: 0,
+        mean: 0.0,
+        m2: 0.0,
+        min: f64::INFINITY,
+        max: f64::NEG_INFINITY,
+        last: f64::NAN,
+        last_time: i64::MIN,
+    };
 
-    /// Takes the `n`th value.
+    /// Takes a value.
     #[inline]
-    pub fn add(&mut self, n: u32, value: f64) {
-        let deviation = value - self.mean;
-        self.mean += deviation / f64::from(n);
-        self.m2 += deviation * (value - self.mean);
-        self.stretch(value);
+    pub fn add(&mut self, time: i64, value: f64) {
+        let mut next = *self;
+        next.count = next.count.saturating_add(1);
+        let deviation = value - next.mean;
+        next.mean += deviation / f64::from(next.count);
+        next.m2 += deviation * (value - next.mean);
+        *self = next.stretched(time, value);
     }
 
     /// Takes a value of which `weight` counts; `total` is the weight with it.
-    #[inline]
-    pub fn add_weighted(&mut self, weight: f64, total: f64, value: f64) {
-        let deviation = value - self.mean;
-        self.mean += deviation * (weight / total);
-        self.m2 += weight * deviation * (value - self.mean);
-        self.stretch(value);
+    pub fn add_weighted(&mut self, weight: f64, total: f64, time: i64, value: f64) {
+        let mut next = *self;
+        next.count = next.count.saturating_add(1);
+        let deviation = value - next.mean;
+        next.mean += deviation * (weight / total);
+        next.m2 += weight * deviation * (value - next.mean);
+        *self = next.stretched(time, value);
     }
 
     #[inline]
-    fn stretch(&mut self, value: f64) {
-        self.min = if value < self.min { value } else { self.min };
-        self.max = if value > self.max { value } else { self.max };
+    fn stretched(self, time: i64, value: f64) -> Self {
+        let min = if value < self.min { value } else { self.min };
+        let max = if value > self.max { value } else { self.max };
+        let (last, last_time) = if time >= self.last_time { (value, time) } else { (self.last, self.last_time) };
+        Self { min, max, last, last_time, ..self }
     }
 }
 
@@ -76,14 +92,6 @@ pub struct Stamped {
 }
 
 impl Stamped {
-    /// Takes a row that is not earlier.
-    #[inline]
-    pub(super) fn later(&mut self, time: i64, value: f64) {
-        if time >= self.time {
-            *self = Self { time, value };
-        }
-    }
-
     /// Takes a row that is earlier.
     #[inline]
     pub(super) fn earlier(&mut self, time: i64, value: f64) {
@@ -113,7 +121,7 @@ pub struct Stats {
     /// The earliest row; the first to arrive of equal ones.
     pub first: Option<Stamped>,
     /// The latest row; the last to arrive of equal ones.
-    pub last: Option<Stamped>,
+    pub last: Stamped,
 }
 
 impl Stats {
@@ -154,7 +162,7 @@ impl Stats {
                 sum
             }),
             first: self.first.zip(later.first).map(|(first, other)| if other.time < first.time { other } else { first }),
-            last: self.last.zip(later.last).map(|(last, other)| if other.time >= last.time { other } else { last }),
+            last: if later.last.time >= self.last.time { later.last } else { self.last },
         }
     }
 
@@ -169,23 +177,23 @@ mod tests {
     use super::*;
 
     fn of(values: &[f64]) -> Stats {
-        let mut moments = Moments::EMPTY;
+        let mut cell = Cell::EMPTY;
         let mut sum = Sum::default();
-        for (n, value) in values.iter().enumerate() {
-            moments.add(n as u32 + 1, *value);
+        for value in values {
+            cell.add(0, *value);
             sum.add(*value);
         }
         let at = |value: &f64| Stamped { time: 0, value: *value };
         Stats {
             count: values.len() as u32,
             weight: values.len() as f64,
-            mean: moments.mean,
-            m2: moments.m2,
-            min: moments.min,
-            max: moments.max,
+            mean: cell.mean,
+            m2: cell.m2,
+            min: cell.min,
+            max: cell.max,
             sum: Some(sum),
             first: values.first().map(at),
-            last: values.last().map(at),
+            last: Stamped { time: cell.last_time, value: cell.last },
         }
     }
 

@@ -6,7 +6,7 @@
 
 use super::{
     GridConfig, Weights,
-    stats::{Moments, Stamped, Stats, Sum},
+    stats::{Cell, Stamped, Stats, Sum},
 };
 
 /// Voxels along one edge of a tile, as a shift.
@@ -17,6 +17,11 @@ pub(super) const TILE_EDGE: usize = 1 << TILE_SHIFT;
 pub(super) const TILE_VOXELS: usize = TILE_EDGE * TILE_EDGE;
 /// What a tile takes besides its lanes: the marks of what was touched, the directory's entry, the pointers.
 pub(super) const TILE_OVERHEAD_BYTES: usize = 320;
+
+/// Where a key holds the tile row, and where the layer.
+pub(super) const ROW_SHIFT: u32 = 21;
+/// See [`ROW_SHIFT`].
+pub(super) const LAYER_SHIFT: u32 = 42;
 
 const BIAS: i64 = 1 << 20;
 const FIELD: u64 = (1 << 21) - 1;
@@ -29,13 +34,13 @@ impl TileKey {
     /// The tile that holds a voxel.
     pub fn of(index: [i32; 3]) -> Self {
         let [i, j, k] = index.map(i64::from);
-        Self(pack(i, j, k))
+        Self(layer_part(k) << LAYER_SHIFT | tile_part(j) << ROW_SHIFT | tile_part(i))
     }
 
     /// The voxel at the tile's lowest x and y.
     pub fn origin(self) -> [i32; 3] {
         let field = |shift: u32| ((self.0 >> shift & FIELD) as i64 - BIAS) as i32;
-        [field(0) << TILE_SHIFT, field(21) << TILE_SHIFT, field(42)]
+        [field(0) << TILE_SHIFT, field(ROW_SHIFT) << TILE_SHIFT, field(LAYER_SHIFT)]
     }
 
     /// The layer (voxel index along z).
@@ -45,7 +50,8 @@ impl TileKey {
 
     /// The place of a voxel in its tile.
     pub(super) fn cell(index: [i32; 3]) -> usize {
-        cell_of(i64::from(index[0]), i64::from(index[1])) as usize
+        let [i, j] = [index[0], index[1]].map(|part| cell_part(i64::from(part)));
+        (j << TILE_SHIFT | i) as usize
     }
 
     /// The voxel of place `cell` in the tile.
@@ -53,26 +59,24 @@ impl TileKey {
         let [i, j, k] = self.origin();
         [i + (cell % TILE_EDGE) as i32, j + (cell / TILE_EDGE) as i32, k]
     }
-
-    /// The lowest and the highest key a tile of `layer` can have.
-    pub(super) fn layer_range(layer: i32) -> std::ops::RangeInclusive<Self> {
-        let low = ((i64::from(layer) + BIAS) as u64 & FIELD) << 42;
-        Self(low)..=Self(low | ((1 << 42) - 1))
-    }
 }
 
-/// The key of a voxel's tile.
+/// Tile column or row of a voxel, as a key holds it.
 #[inline]
-pub(super) fn pack(i: i64, j: i64, k: i64) -> u64 {
-    let tile = |index: i64| (index + (BIAS << TILE_SHIFT)) as u64 >> TILE_SHIFT;
-    ((k + BIAS) as u64) << 42 | tile(j) << 21 | tile(i)
+pub(super) fn tile_part(index: i64) -> u64 {
+    (index + (BIAS << TILE_SHIFT)) as u64 >> TILE_SHIFT
 }
 
-/// The place of a voxel in its tile.
+/// Layer of a voxel, as a key holds it.
 #[inline]
-pub(super) fn cell_of(i: i64, j: i64) -> u64 {
-    let low = |index: i64| index as u64 & (TILE_EDGE as u64 - 1);
-    low(j) << TILE_SHIFT | low(i)
+pub(super) fn layer_part(index: i64) -> u64 {
+    (index + BIAS) as u64
+}
+
+/// Column or row of a voxel within its tile.
+#[inline]
+pub(super) fn cell_part(index: i64) -> u64 {
+    index as u64 & (TILE_EDGE as u64 - 1)
 }
 
 /// One statistic of one tile.
@@ -130,55 +134,45 @@ impl<T: Copy> Optional<T> {
 /// The statistics of one signal, by slot.
 #[derive(Debug, Clone)]
 pub(super) struct Lanes {
-    pub count: Vec<Lane<u32>>,
-    pub moments: Vec<Lane<Moments>>,
+    pub cells: Vec<Lane<Cell>>,
     pub weight: Optional<f64>,
     pub sum: Optional<Sum>,
     pub first: Optional<Stamped>,
-    pub last: Optional<Stamped>,
 }
 
 impl Lanes {
     pub fn new(config: &GridConfig) -> Self {
         let settings = config.settings();
-        let stamped = |time| Stamped { time, value: f64::NAN };
         Self {
-            count: Vec::new(),
-            moments: Vec::new(),
+            cells: Vec::new(),
             weight: Optional::new(settings.weights == Weights::Trilinear, 0.0),
             sum: Optional::new(settings.lanes.sum, Sum::default()),
-            first: Optional::new(settings.lanes.first, stamped(i64::MAX)),
-            last: Optional::new(settings.lanes.last, stamped(i64::MIN)),
+            first: Optional::new(settings.lanes.first, Stamped { time: i64::MAX, value: f64::NAN }),
         }
     }
 
     /// Adds an empty tile as the last slot.
     pub fn push(&mut self) {
-        self.count.push(lane(0));
-        self.moments.push(lane(Moments::EMPTY));
+        self.cells.push(lane(Cell::EMPTY));
         self.weight.push();
         self.sum.push();
         self.first.push();
-        self.last.push();
     }
 
     /// Frees the tile at `slot`; the last one takes its place.
     pub fn swap_remove(&mut self, slot: usize) {
-        self.count.swap_remove(slot);
-        self.moments.swap_remove(slot);
+        self.cells.swap_remove(slot);
         self.weight.swap_remove(slot);
         self.sum.swap_remove(slot);
         self.first.swap_remove(slot);
-        self.last.swap_remove(slot);
     }
 
     /// What is known of a voxel; `None` while it has no value.
     pub fn get(&self, slot: usize, cell: usize) -> Option<Stats> {
-        let count = self.count[slot][cell];
+        let Cell { count, mean, m2, min, max, last, last_time } = self.cells[slot][cell];
         if count == 0 {
             return None;
         }
-        let Moments { mean, m2, min, max } = self.moments[slot][cell];
         Some(Stats {
             count,
             weight: self.weight.get(slot, cell).unwrap_or(f64::from(count)),
@@ -188,33 +182,29 @@ impl Lanes {
             max,
             sum: self.sum.get(slot, cell),
             first: self.first.get(slot, cell),
-            last: self.last.get(slot, cell),
+            last: Stamped { time: last_time, value: last },
         })
     }
 
     /// Sets what is known of a voxel.
     pub fn set(&mut self, slot: usize, cell: usize, stats: &Stats) {
-        self.count[slot][cell] = stats.count;
-        self.moments[slot][cell] = Moments { mean: stats.mean, m2: stats.m2, min: stats.min, max: stats.max };
+        let Stats { count, mean, m2, min, max, last, .. } = *stats;
+        self.cells[slot][cell] = Cell { count, mean, m2, min, max, last: last.value, last_time: last.time };
         self.weight.set(slot, cell, Some(stats.weight));
         self.sum.set(slot, cell, stats.sum);
         self.first.set(slot, cell, stats.first);
-        self.last.set(slot, cell, stats.last);
     }
 
     /// Adds a value of which `weight` counts.
     pub fn add_weighted(&mut self, slot: usize, cell: usize, weight: f64, time: i64, value: f64) {
-        let count = &mut self.count[slot][cell];
-        *count = count.saturating_add(1);
-        let mut total = f64::from(*count);
+        let mut total = weight;
         self.weight.in_tile(slot, |all| {
             all[cell] += weight;
             total = all[cell];
         });
-        self.moments[slot][cell].add_weighted(weight, total, value);
+        self.cells[slot][cell].add_weighted(weight, total, time, value);
         self.sum.in_tile(slot, |sum| sum[cell].add(weight * value));
         self.first.in_tile(slot, |first| first[cell].earlier(time, value));
-        self.last.in_tile(slot, |last| last[cell].later(time, value));
     }
 
     /// Puts what `earlier` knows of a voxel before what is there.
@@ -239,7 +229,7 @@ mod tests {
         for index in [[0, 0, 0], [31, 31, 0], [32, -1, 5], [-33, 64, -2], [(1 << 25) - 1, -(1 << 25), (1 << 20) - 1]] {
             let key = TileKey::of(index);
             assert_eq!(key.voxel(TileKey::cell(index)), index);
-            assert!(TileKey::layer_range(index[2]).contains(&key));
+            assert_eq!(key.layer(), index[2]);
             assert!(key.0 >> 63 == 0);
         }
         assert!(TileKey::of([0, 0, -1]) < TileKey::of([-64, 0, 0]));

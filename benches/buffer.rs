@@ -1,0 +1,90 @@
+//! Rows a second into a ring, and what a window costs whatever the ring's capacity.
+//!
+//! `cargo bench --bench buffer` prints one line a figure: the median of several runs, one thread.
+
+use std::{hint::black_box, sync::Arc, time::Instant};
+
+use qadf_edge::{
+    buffer::Ring,
+    model::{Batch, Positions, Stream, Timestamp},
+};
+
+const RUNS: usize = 7;
+const BATCH_ROWS: usize = 1000;
+
+/// Two signals, a tag, positions and layers; `jitter_ns` moves times back and forth.
+fn batches(count: usize, jitter_ns: i64) -> Vec<Batch> {
+    let stream = Arc::new(Stream::new("melt", &["intensity", "laser_power"], &["part"]));
+    let mut state = 1_u64;
+    (0..count)
+        .map(|number| {
+            let mut batch = Batch::new(Arc::clone(&stream), "s".into(), "s/0".into(), Timestamp(0));
+            for row in 0..BATCH_ROWS {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let jitter = if jitter_ns == 0 { 0 } else { (state >> 33) as i64 % jitter_ns };
+                batch.time.push((number * BATCH_ROWS + row) as i64 * 1_000 + jitter);
+                batch.tags[0].push(Some("A3"));
+            }
+            batch.signals = vec![vec![3.2; BATCH_ROWS], vec![200.0; BATCH_ROWS]];
+            batch.positions = Some(Positions { x: vec![1.0; BATCH_ROWS], y: vec![2.0; BATCH_ROWS], z: vec![0.0; BATCH_ROWS] });
+            batch.layer = Some(vec![1; BATCH_ROWS]);
+            batch
+        })
+        .collect()
+}
+
+fn median(mut run: impl FnMut() -> f64) -> f64 {
+    run();
+    let mut figures: Vec<f64> = (0..RUNS).map(|_| run()).collect();
+    figures.sort_by(f64::total_cmp);
+    figures[RUNS / 2]
+}
+
+fn append(what: &str, capacity: usize, batches: &[Batch]) {
+    let mut ring = Ring::new(Arc::clone(&batches[0].stream), capacity).expect("valid");
+    let rate = median(|| {
+        let start = Instant::now();
+        for batch in batches {
+            ring.append(batch, 0..BATCH_ROWS);
+        }
+        (batches.len() * BATCH_ROWS) as f64 / start.elapsed().as_secs_f64() / 1e6
+    });
+    println!("{what:40} capacity {capacity:9} {rate:9.1} M rows/s");
+}
+
+fn windows(capacity: usize, batches: &[Batch]) {
+    const CALLS: usize = 100_000;
+    let mut ring = Ring::new(Arc::clone(&batches[0].stream), capacity).expect("valid");
+    for batch in batches.iter().cycle().take(capacity / BATCH_ROWS + 1) {
+        ring.append(batch, 0..BATCH_ROWS);
+    }
+    let timed = |read: &dyn Fn() -> f64| {
+        median(|| {
+            let start = Instant::now();
+            (0..CALLS).for_each(|_| {
+                black_box(read());
+            });
+            start.elapsed().as_nanos() as f64 / CALLS as f64
+        })
+    };
+    let newest = ring.statistics().newest.expect("not empty");
+    let view = timed(&|| {
+        let window = black_box(&ring).sliding(black_box(100));
+        window.signal(0)[0] + window.signal(1)[99] + window.times()[0] as f64
+    });
+    let sum = timed(&|| black_box(&ring).sliding(black_box(100)).signal(0).sum());
+    let time = timed(&|| black_box(&ring).time_window(black_box(100_000), newest).len() as f64);
+    println!("capacity {capacity:9}: sliding window of 100 rows {view:5.1} ns, and its sum {sum:5.1} ns; time window {time:5.1} ns");
+}
+
+fn main() {
+    let in_order = batches(4000, 0);
+    let jittered = batches(200, 20_000);
+    for capacity in [1_000, 100_000, 1_000_000] {
+        append("append, 2 signals, tag, position, layer", capacity, &in_order);
+        append("the same, times jittered by 20 rows", capacity, &jittered);
+    }
+    for capacity in [1_000, 100_000, 1_000_000] {
+        windows(capacity, &in_order);
+    }
+}
