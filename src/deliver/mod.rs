@@ -174,12 +174,8 @@ impl Connect for Endpoint {
     async fn connect(&self) -> Result<(AnySink, Option<Progress>), SinkError> {
         let identity = self.identity.clone();
         Ok(match &self.settings {
-            Settings::Redis(settings) => {
-                (AnySink::Redis(Box::new(redis::RedisSink::connect(settings, identity).await?)), None)
-            }
-            Settings::Mongo(settings) => {
-                (AnySink::Mongo(Box::new(mongo::MongoSink::connect(settings, identity).await?)), None)
-            }
+            Settings::Redis(settings) => (AnySink::Redis(Box::new(redis::RedisSink::connect(settings, identity).await?)), None),
+            Settings::Mongo(settings) => (AnySink::Mongo(Box::new(mongo::MongoSink::connect(settings, identity).await?)), None),
             Settings::Kafka(settings) => {
                 let (sink, progress) = kafka::KafkaSink::connect(settings, &self.name, identity).await?;
                 (AnySink::Kafka(sink), progress)

@@ -96,8 +96,7 @@ impl MongoSink {
         for (index, chunk) in parcel.results.chunks(self.batch_rows).enumerate() {
             self.replace_results(chunk, index * self.batch_rows, &mut outcome).await?;
         }
-        let rest =
-            Delivered { rows: parcel.row_count() as u64, results: parcel.results.len() as u64, repeated: outcome.repeated };
+        let rest = Delivered { rows: parcel.row_count() as u64, results: parcel.results.len() as u64, repeated: outcome.repeated };
         if outcome.refused.is_empty() { Ok(rest) } else { Err(SinkError::Reject { which: outcome.refused, rest }) }
     }
 
@@ -147,8 +146,7 @@ impl MongoSink {
                 Bson::Document(doc! { "q": { "_id": id }, "u": document, "upsert": true })
             })
             .collect();
-        let command =
-            doc! { "update": RESULTS, "updates": updates, "ordered": false, "writeConcern": self.write_concern.clone() };
+        let command = doc! { "update": RESULTS, "updates": updates, "ordered": false, "writeConcern": self.write_concern.clone() };
         let reply = self.database.run_command(command).await.map_err(|error| fate(&error))?;
         if let Ok(concern) = reply.get_document("writeConcernError") {
             return Err(SinkError::Retry(format!("MongoDB: {concern}")));

@@ -36,9 +36,7 @@ pub fn kafka(port: u16) -> bool {
     }
     let consumer: Result<BaseConsumer, _> =
         ClientConfig::new().set("bootstrap.servers", format!("127.0.0.1:{port}")).set("log_level", "0").create();
-    consumer.is_ok_and(|consumer| {
-        consumer.fetch_metadata(None, ANSWER_WITHIN).is_ok_and(|metadata| !metadata.brokers().is_empty())
-    })
+    consumer.is_ok_and(|consumer| consumer.fetch_metadata(None, ANSWER_WITHIN).is_ok_and(|metadata| !metadata.brokers().is_empty()))
 }
 
 fn connect(port: u16) -> Option<TcpStream> {

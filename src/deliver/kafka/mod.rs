@@ -167,25 +167,38 @@ impl Drop for KafkaSink {
 impl Link {
     fn deliver(&self, parcel: &Parcel) -> Result<Delivered, SinkError> {
         self.producer.context().take();
-        let in_transaction = self.delivery == Delivery::ExactlyOnce;
-        if in_transaction {
-            self.producer.begin_transaction().map_err(|error| fate(&error))?;
-        }
-        let refused = self.send_all(parcel)?;
-        if in_transaction {
-            let cursor = cursor::value(self.identity.store, parcel.through);
-            self.send(|| BaseRecord::to(&self.cursor_topic).partition(0).key(self.cursor_key.as_bytes()).payload(&cursor))
-                .map_err(|error| fate(&error))?;
-        }
-        self.producer.flush(CALL_WITHIN).map_err(|error| fate(&error))?;
-        if let Some(error) = self.producer.context().take() {
-            return Err(fate(&error));
-        }
-        if in_transaction {
-            self.commit()?;
-        }
+        let refused = match self.delivery {
+            Delivery::AtMostOnce | Delivery::AtLeastOnce => {
+                self.send_all(parcel).and_then(|refused| self.flush().map(|()| refused))
+            }
+            Delivery::ExactlyOnce => self.transact(parcel),
+        }?;
         let rest = Delivered { rows: parcel.row_count() as u64, results: parcel.results.len() as u64, repeated: 0 };
         if refused.is_empty() { Ok(rest) } else { Err(SinkError::Reject { which: refused, rest }) }
+    }
+
+    fn transact(&self, parcel: &Parcel) -> Result<Vec<Refused>, SinkError> {
+        self.producer.begin_transaction().map_err(|error| fate(&error))?;
+        let sent = self.send_all(parcel).and_then(|refused| {
+            let cursor = cursor::value(self.identity.store, parcel.through);
+            let record = || BaseRecord::to(&self.cursor_topic).partition(0).key(self.cursor_key.as_bytes()).payload(&cursor[..]);
+            self.send(record).map_err(|error| fate(&error))?;
+            self.flush()?;
+            Ok(refused)
+        });
+        match sent {
+            Ok(refused) => self.commit().map(|()| refused),
+            // The records' own error often says only that they were dropped; whether we were fenced off, the transaction knows.
+            Err(error) => Err(match self.producer.abort_transaction(CALL_WITHIN).map_err(|error| fate(&error)) {
+                Err(fatal @ SinkError::Fatal(_)) => fatal,
+                Ok(()) | Err(_) => error,
+            }),
+        }
+    }
+
+    fn flush(&self) -> Result<(), SinkError> {
+        self.producer.flush(CALL_WITHIN).map_err(|error| fate(&error))?;
+        self.producer.context().take().map_or(Ok(()), |error| Err(fate(&error)))
     }
 
     fn commit(&self) -> Result<(), SinkError> {
