@@ -223,10 +223,10 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         if let Err(wait_ms) = self.breaker.admit(self.now_ms()) {
             return Ok(Next::After(Duration::from_millis(wait_ms)));
         }
-        if self.link.is_none() {
-            if let Err(error) = self.connect().await {
-                return Ok(self.failed(&error));
-            }
+        if self.link.is_none()
+            && let Err(error) = self.connect().await
+        {
+            return Ok(self.failed(&error));
         }
         let started = Instant::now();
         let lot = self.next_lot().await?;
@@ -340,7 +340,7 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
             SinkError::Fatal(_) => self.breaker.failed_for_good(now_ms),
             SinkError::Retry(_) | SinkError::Reject { .. } => self.breaker.failed(now_ms),
         }
-        tracing::warn!(error = %text, circuit = self.breaker.circuit().word(), "a delivery failed");
+        tracing::warn!(error = %text, circuit = ?self.breaker.circuit(), "a delivery failed");
         self.counters.failed(&text);
         Next::Turn
     }
