@@ -11,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use material::{Memory, batch, window};
+use material::Memory;
 use qadf_edge::{
     deliver::{
-        Backlog, BacklogError, Config, Connect, Delivered, Delivery, Item, Lot, Parcel, Progress, ReadLimits, Refusal, Refused,
-        Sink, SinkCounters, SinkError,
+        Config, Connect, Count, Delivered, Delivery, Item, Parcel, Progress, ReadLimits, Refusal, Refused, Sink, SinkCounters,
+        SinkError,
         breaker::{Circuit, Policy},
-        counters::Ledger,
+        counters::Snapshot,
         run,
     },
     model::Seq,
@@ -107,29 +107,25 @@ fn config(delivery: Delivery) -> Config {
     }
 }
 
-/// Runs the loop until nothing is buffered.
-async fn drain(config: Config, far_end: &FarEnd, backlog: impl Backlog, head: (Seq, Seq)) -> Arc<SinkCounters> {
+/// Runs the loop until the cursor is at the end.
+async fn drain(delivery: Delivery, far_end: &FarEnd, backlog: &Memory) -> Snapshot {
     let counters = Arc::new(SinkCounters::default());
     let (stop, stopped) = watch::channel(false);
-    let (_committed, announced) = watch::channel(head);
-    let running = tokio::spawn(run(config, far_end.clone(), backlog, announced, Arc::clone(&counters), stopped));
+    let (_committed, announced) = watch::channel(backlog.head());
+    let running = tokio::spawn(run(config(delivery), far_end.clone(), backlog.clone(), announced, Arc::clone(&counters), stopped));
     let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        let now = counters.snapshot();
-        assert!(now.ledger.balances(), "{now:?}");
-        if now.ledger.accepted > 0 && now.ledger.buffered == 0 && now.lag_results == 0 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "not drained: {now:?}");
+    let (rows, results) = backlog.head();
+    while counters.snapshot().cursor != (Progress { rows, results }) {
+        assert!(Instant::now() < deadline, "not drained: {:?}", counters.snapshot());
         tokio::task::yield_now().await;
     }
     stop.send_replace(true);
     running.await.expect("it does not panic").expect("the store is fine");
-    counters
+    counters.snapshot()
 }
 
-async fn drain_memory(delivery: Delivery, far_end: &FarEnd, backlog: &Memory) -> Arc<SinkCounters> {
-    drain(config(delivery), far_end, backlog.clone(), backlog.head()).await
+fn count(rows: u64, results: u64) -> Count {
+    Count { rows, results }
 }
 
 fn numbers(last: u64) -> Vec<u64> {
@@ -140,33 +136,32 @@ fn numbers(last: u64) -> Vec<u64> {
 async fn failures_are_repeated_until_every_row_has_arrived_in_order() {
     let orders = [Order::Fail, Order::Fail, Order::Deliver, Order::FailForGood, Order::Hang, Order::Deliver, Order::Fail];
     let (far_end, backlog) = (FarEnd::with(orders), Memory::of(200, 5));
-    let counters = drain_memory(Delivery::AtLeastOnce, &far_end, &backlog).await;
+    let now = drain(Delivery::AtLeastOnce, &far_end, &backlog).await;
     far_end.state(|state| {
         assert_eq!(state.rows, numbers(200));
         assert_eq!(state.results, numbers(40));
         assert_eq!(state.connections, 6);
     });
     assert_eq!(backlog.content().cursor, Progress { rows: Seq(200), results: Seq(40) });
-    let now = counters.snapshot();
-    assert_eq!((now.retries, now.results_delivered, now.circuit), (5, 40, Circuit::Closed));
+    assert_eq!((now.retries, now.delivered, now.circuit), (5, count(200, 40), Circuit::Closed));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_repeats_the_parcel_and_counts_it_once() {
     let (far_end, backlog) = (FarEnd::with([Order::LoseTheAnswer]), Memory::of(100, 5));
-    let counters = drain_memory(Delivery::AtLeastOnce, &far_end, &backlog).await;
+    let now = drain(Delivery::AtLeastOnce, &far_end, &backlog).await;
     let repeated: Vec<u64> = numbers(20).into_iter().chain(numbers(100)).collect();
     far_end.state(|state| assert_eq!(state.rows, repeated));
-    assert_eq!(counters.ledger(), Ledger { accepted: 100, delivered: 100, buffered: 0, expired: 0 });
+    assert_eq!((now.delivered, now.lost), (count(100, 20), count(0, 0)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_most_once_gives_up_what_fails() {
     let (far_end, backlog) = (FarEnd::with([Order::Deliver, Order::LoseTheAnswer, Order::Fail]), Memory::of(100, 5));
-    let counters = drain_memory(Delivery::AtMostOnce, &far_end, &backlog).await;
+    let now = drain(Delivery::AtMostOnce, &far_end, &backlog).await;
     let arrived: Vec<u64> = (1..=40).chain(61..=100).collect();
     far_end.state(|state| assert_eq!(state.rows, arrived));
-    assert_eq!(counters.ledger(), Ledger { accepted: 100, delivered: 60, buffered: 0, expired: 40 });
+    assert_eq!((now.delivered, now.lost), (count(60, 10), count(40, 10)));
     assert_eq!(backlog.content().cursor.rows, Seq(100));
 }
 
@@ -174,67 +169,23 @@ async fn at_most_once_gives_up_what_fails() {
 async fn a_far_end_that_knows_more_than_the_cursor_is_believed() {
     let (far_end, backlog) = (FarEnd::default(), Memory::of(100, 5));
     far_end.state(|state| state.known = Some(Progress { rows: Seq(60), results: Seq(12) }));
-    let counters = drain_memory(Delivery::ExactlyOnce, &far_end, &backlog).await;
+    let now = drain(Delivery::ExactlyOnce, &far_end, &backlog).await;
     far_end.state(|state| assert_eq!((state.rows[0], state.rows.len(), state.results[0]), (61, 40, 13)));
-    assert_eq!(counters.ledger(), Ledger { accepted: 100, delivered: 100, buffered: 0, expired: 0 });
-    assert_eq!(counters.snapshot().repeated, 72);
+    assert_eq!((now.delivered, now.repeated), (count(40, 8), 72));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_goes_to_the_dead_letters_and_the_rest_counts() {
     let (far_end, backlog) = (FarEnd::with([Order::Deliver, Order::RefuseRow(3)]), Memory::of(100, 5));
-    let counters = drain_memory(Delivery::AtLeastOnce, &far_end, &backlog).await;
+    let now = drain(Delivery::AtLeastOnce, &far_end, &backlog).await;
     let refusals: Vec<Refusal> = backlog.content().refusals.clone();
     assert_eq!((refusals.len(), refusals[0].reason.as_str()), (1, "ugly"));
     let raw: serde_json::Value = serde_json::from_slice(&refusals[0].raw).expect("a row as JSON");
     assert_eq!(raw["intensity"], 24.0);
-    assert_eq!(counters.ledger(), Ledger { accepted: 100, delivered: 99, buffered: 0, expired: 1 });
-    assert_eq!(counters.snapshot().rejected, 1);
-}
-
-/// The store had to give up rows 1–10, and rows 31–40 are of a stream that goes elsewhere.
-struct Thinned;
-
-impl Backlog for Thinned {
-    fn cursor(&mut self) -> Result<Progress, BacklogError> {
-        Ok(Progress::default())
-    }
-
-    fn read(&mut self, after: Progress, _: ReadLimits) -> Result<Lot, BacklogError> {
-        let through = |rows| Progress { rows: Seq(rows), results: Seq(1) };
-        let lot = |batch| qadf_edge::deliver::RowLot { batch, historical: true };
-        Ok(match after.rows.0 {
-            0 => Lot {
-                parcel: Parcel { rows: vec![lot(batch("m", 11, 20))], results: vec![window(1)], through: through(30) },
-                rows_expired: 10,
-                full: true,
-                ..Lot::default()
-            },
-            30 => {
-                Lot { parcel: Parcel { through: through(40), ..Parcel::default() }, rows_passed: 10, full: true, ..Lot::default() }
-            }
-            _ => Lot { parcel: Parcel { through: after, ..Parcel::default() }, ..Lot::default() },
-        })
-    }
-
-    fn confirm(&mut self, _: Progress) -> Result<(), BacklogError> {
-        Ok(())
-    }
-
-    fn confirm_durably(&mut self, _: Progress) -> Result<(), BacklogError> {
-        Ok(())
-    }
-
-    fn reject(&mut self, _: Vec<Refusal>) -> Result<(), BacklogError> {
-        Ok(())
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn expired_rows_and_rows_of_other_sinks_keep_the_ledger_in_balance() {
-    let far_end = FarEnd::default();
-    let counters = drain(config(Delivery::AtLeastOnce), &far_end, Thinned, (Seq(40), Seq(1))).await;
-    assert_eq!(counters.ledger(), Ledger { accepted: 30, delivered: 20, buffered: 0, expired: 10 });
+    assert_eq!((now.delivered, now.rejected), (count(99, 20), count(1, 0)));
+    let confirmed = backlog.content().confirmed[1];
+    assert_eq!((confirmed.from.rows, confirmed.through.rows), (Seq(21), Seq(40)));
+    assert_eq!((confirmed.delivered.rows, confirmed.given_up.rows), (19, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,7 +60,7 @@ fn pretty(appliance: &str, parcel: &Parcel, printed: u64) -> (String, u64) {
     }
     for result in &parcel.results {
         json.clear();
-        write_result(&mut json, &[("appliance", appliance), ("stream", &result.stream)], &result.json);
+        write_result(&mut json, appliance, result);
         add(&json);
     }
     (text, count)
@@ -79,7 +79,8 @@ mod tests {
             id: "i".into(),
             kind: "alert".into(),
             pipeline: "p".into(),
-            stream: "s".into(),
+            stream: Some("s".into()),
+            historical: false,
             json: Arc::from(&b"{\"kind\":\"alert\"}"[..]),
         };
         let parcel = Parcel { results: vec![result], ..Parcel::default() };

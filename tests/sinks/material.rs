@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use qadf_edge::{
-    deliver::{Backlog, BacklogError, Identity, Lot, Parcel, Progress, ReadLimits, Refusal, ResultRecord, RowLot},
+    deliver::{
+        Backlog, BacklogError, Confirmation, Count, Identity, Lot, Parcel, Progress, ReadLimits, Refusal, ResultRecord, RowLot,
+    },
     model::{Batch, Positions, Seq, Stream, Timestamp},
 };
 
@@ -60,7 +62,8 @@ fn result(seq: u64, kind: &str, json: &str) -> ResultRecord {
         id: format!("{kind}-{seq}").into(),
         kind: kind.into(),
         pipeline: "melt_quality".into(),
-        stream: "meltpool".into(),
+        stream: Some("meltpool".into()),
+        historical: false,
         json: json.as_bytes().into(),
     }
 }
@@ -88,6 +91,7 @@ pub struct Content {
     pub batches: Vec<Arc<Batch>>,
     pub results: Vec<ResultRecord>,
     pub cursor: Progress,
+    pub confirmed: Vec<Confirmation>,
     pub refusals: Vec<Refusal>,
     /// Whether confirmations get lost, as in a crash before the store has written them.
     pub forgetful: bool,
@@ -124,7 +128,7 @@ impl Backlog for Memory {
 
     fn read(&mut self, after: Progress, limits: ReadLimits) -> Result<Lot, BacklogError> {
         let content = self.content();
-        let mut lot = Lot { parcel: Parcel { through: after, ..Parcel::default() }, ..Lot::default() };
+        let mut lot = Lot { parcel: Parcel { through: after, ..Parcel::default() }, full: false };
         let mut rows = 0;
         for batch in content.batches.iter().filter(|batch| batch.first_seq > after.rows) {
             if rows + batch.rows() > limits.rows {
@@ -143,16 +147,25 @@ impl Backlog for Memory {
         Ok(lot)
     }
 
-    fn confirm(&mut self, through: Progress) -> Result<(), BacklogError> {
+    fn confirm(&mut self, done: Confirmation) -> Result<(), BacklogError> {
         let mut content = self.content();
         if !content.forgetful {
-            content.cursor = through;
+            content.cursor = done.through;
+            content.confirmed.push(done);
         }
         Ok(())
     }
 
-    fn confirm_durably(&mut self, through: Progress) -> Result<(), BacklogError> {
-        self.confirm(through)
+    fn confirm_durably(&mut self, done: Confirmation) -> Result<(), BacklogError> {
+        self.confirm(done)
+    }
+
+    fn catch_up(&mut self, cursor: Progress, through: Progress) -> Result<Count, BacklogError> {
+        let mut content = self.content();
+        if !content.forgetful {
+            content.cursor = through;
+        }
+        Ok(Count { rows: through.rows.0 - cursor.rows.0, results: through.results.0 - cursor.results.0 })
     }
 
     fn reject(&mut self, refusals: Vec<Refusal>) -> Result<(), BacklogError> {

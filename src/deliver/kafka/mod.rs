@@ -196,8 +196,15 @@ impl Link {
         }
     }
 
+    /// Waits for the broker's word on every record. The library's own flush looks only every 100 ms.
     fn flush(&self) -> Result<(), SinkError> {
-        self.producer.flush(CALL_WITHIN).map_err(|error| fate(&error))?;
+        let deadline = Instant::now() + CALL_WITHIN;
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() > deadline {
+                return Err(SinkError::Retry("Kafka: no word on some records in time".to_owned()));
+            }
+            self.producer.poll(Duration::from_millis(1));
+        }
         self.producer.context().take().map_or(Ok(()), |error| Err(fate(&error)))
     }
 
@@ -227,7 +234,7 @@ impl Link {
         }
         for (index, result) in parcel.results.iter().enumerate() {
             value.clear();
-            write_result(&mut value, &[("appliance", &self.identity.appliance), ("stream", &result.stream)], &result.json);
+            write_result(&mut value, &self.identity.appliance, result);
             let sent = self.produce(result.pipeline.as_bytes(), &value, &result.id, &result.kind);
             keep_refused(sent, Item::Result { index }, &mut refused)?;
         }
@@ -279,7 +286,8 @@ fn producer(settings: &Settings, name: &str, identity: &Identity) -> Result<Thre
         }
     };
     set("compression.codec", "lz4");
-    set("linger.ms", "5");
+    // Parcels are batches already: waiting for more would only delay the last record.
+    set("linger.ms", "1");
     set("batch.size", "1000000");
     // The largest parcel fits; memory stays bounded all the same.
     set("queue.buffering.max.messages", "100000");
