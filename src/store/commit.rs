@@ -1,0 +1,534 @@
+//! The writer's thread: takes what waits, puts it into one transaction, syncs, answers.
+//!
+//! - A commit starts as soon as anything waits and takes everything that waits, up to [`GROUP_BYTES_MAX`]: a lone row is synced at
+//!   once, and under load many share a sync. No timer is involved.
+//! - Nothing is answered before the commit that holds it has returned from its sync.
+//! - A transaction that failed leaves nothing behind: it is rolled back and the memory is loaded again from the tables. Appends are
+//!   answered with the error, so that their sources can wait or shed; steps and cursors, which have nowhere to go, are kept and tried
+//!   again every [`RETRY`].
+//! - A sync that failed is never retried: everything is answered with [`StoreError::Fatal`] and the thread ends.
+//! - The engine is handed what was committed if it keeps up; if not, it reads it back ([`super::feed`]). It is never waited for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::Connection;
+
+use super::command::{
+    Accepted, CommittedInput, Command, DeadLetter, Lane, Prepared, RecordNo, StepAccepted, StepCommit, Subscription,
+};
+use super::counters::StoreStatus;
+use super::duplicates::Admitted;
+use super::encoding::{encode, encode_batch};
+use super::error::StoreError;
+use super::merge::{SMALL_ROWS, join, joins};
+use super::schema::set_meta;
+use super::shared::Shared;
+use super::state::State;
+use super::sweep::Sweeper;
+use super::tables::{self, NewRecord, insert_dead_letter, insert_output, insert_record};
+use crate::model::{Batch, Input, Seq};
+
+/// Bytes that share a commit: enough to drown the cost of a sync, little enough to be written in a few milliseconds.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Commands that share a commit.
+const GROUP_COMMANDS_MAX: usize = 4_096;
+/// How long the thread sleeps when there is nothing to do but look at ages.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long a disk that refused is left alone.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What one command is answered with after the commit.
+enum Outcome {
+    Append(Accepted),
+    Step(StepAccepted),
+    Place(Seq),
+    Done,
+    Refused(StoreError),
+}
+
+/// Small batches on their way into one record.
+struct Joining {
+    batch: Batch,
+    decoded_at: Instant,
+}
+
+/// The one who writes.
+pub struct Committer {
+    connection: Connection,
+    state: State,
+    sweeper: Sweeper,
+    shared: Arc<Shared>,
+    feeds: Vec<SyncSender<CommittedInput>>,
+    /// Steps and cursors that a failed transaction left over.
+    kept: Vec<Command>,
+    /// Why the last transaction failed, and when to try again.
+    refused: Option<(StoreError, Instant)>,
+    /// Records of the transaction under way, for the engine.
+    fresh: Vec<CommittedInput>,
+    joining: Option<Joining>,
+    tally: Tally,
+}
+
+/// Counts of the transaction under way.
+#[derive(Default)]
+struct Tally {
+    rows: u64,
+    duplicates: u64,
+    dead_letters: u64,
+    outputs: u64,
+    repeated: u64,
+    row_bytes: u64,
+    output_bytes: u64,
+    engine_through: u64,
+}
+
+impl Committer {
+    /// Takes over the connection.
+    pub fn new(connection: Connection, state: State, sweeper: Sweeper, shared: Arc<Shared>) -> Self {
+        let mut committer = Self {
+            connection,
+            state,
+            sweeper,
+            shared,
+            feeds: Vec::new(),
+            kept: Vec::new(),
+            refused: None,
+            fresh: Vec::new(),
+            joining: None,
+            tally: Tally::default(),
+        };
+        committer.publish();
+        committer
+    }
+
+    /// Works until the queue is closed and empty, or a sync fails.
+    pub fn run(mut self) {
+        let ended = self.work();
+        let error = ended.err().unwrap_or(StoreError::Closed);
+        self.shared.queue.close(error.clone());
+        let (rest, _) = self.shared.queue.take(usize::MAX, usize::MAX, Duration::ZERO);
+        self.kept.drain(..).chain(rest).for_each(|command| command.refuse(error.clone()));
+        if error != StoreError::Closed {
+            self.shared.fatal(error);
+        }
+    }
+
+    fn work(&mut self) -> Result<(), StoreError> {
+        loop {
+            let idle = if self.refused.is_some() { RETRY.min(IDLE) } else { IDLE };
+            let (group, over) = self.shared.queue.take(GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, idle);
+            self.commit_or_keep(group, over)?;
+            self.sweep()?;
+            if over && (self.kept.is_empty() || self.refused.is_some()) {
+                return self.close();
+            }
+        }
+    }
+
+    /// Leaves a store that opens without a tail to fold and without a log.
+    fn close(&mut self) -> Result<(), StoreError> {
+        if self.refused.is_none() && self.state.tail_is_dirty() {
+            let written = self.connection.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::from).and_then(|()| {
+                self.state.write_tail(&self.connection)?;
+                Ok(self.connection.execute_batch("COMMIT")?)
+            });
+            if let Err(error @ StoreError::Fatal(_)) = written {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits a group, unless the disk refused a moment ago.
+    fn commit_or_keep(&mut self, group: Vec<Command>, over: bool) -> Result<(), StoreError> {
+        let mut group: Vec<Command> = self.kept.drain(..).chain(group).collect();
+        if let Some((error, again_at)) = &self.refused {
+            let error = error.clone();
+            if Instant::now() < *again_at && !over {
+                self.keep(group, &error);
+                return Ok(());
+            }
+        } else if group.is_empty() {
+            return Ok(());
+        }
+        if let Some(reason) = self.sweeper.full() {
+            group = self.refuse_appends(group, &StoreError::Full(reason));
+            if group.is_empty() && self.refused.is_none() {
+                return Ok(());
+            }
+        }
+        let started = Instant::now();
+        match self.transact(&group) {
+            Ok(outcomes) => {
+                self.refused = None;
+                self.sweeper.clocks_are_kept();
+                self.answer(group, outcomes, started);
+                Ok(())
+            }
+            Err(error) => self.roll_back(group, error),
+        }
+    }
+
+    /// One transaction with all of `group`.
+    fn transact(&mut self, group: &[Command]) -> Result<Vec<Outcome>, StoreError> {
+        self.tally = Tally::default();
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        if let Some((record, step)) = self.sweeper.look_at_clocks(&self.state) {
+            self.connection.prepare_cached("INSERT OR REPLACE INTO clock_steps VALUES (?1, ?2)")?.execute((record as i64, step))?;
+        }
+        let mut outcomes = Vec::with_capacity(group.len());
+        for command in group {
+            match self.apply(command) {
+                Err(error @ StoreError::Refused(_)) => outcomes.push(Outcome::Refused(error)),
+                other => outcomes.push(other?),
+            }
+        }
+        self.flush_joining()?;
+        if self.refused.is_some() {
+            // Even a transaction that asks for nothing has to show that the disk takes it.
+            set_meta(&self.connection, "tried", self.state.next_record as i64)?;
+        }
+        if self.state.tail_is_long() {
+            self.state.write_tail(&self.connection)?;
+        }
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(outcomes)
+    }
+
+    fn apply(&mut self, command: &Command) -> Result<Outcome, StoreError> {
+        match command {
+            Command::Append(append) => self.append(append).map(Outcome::Append),
+            Command::Step(step) => self.step(step).map(Outcome::Step),
+            Command::Subscribe(wish, _) => self.subscribe(wish).map(Outcome::Place),
+            Command::Move(go, _) => self.state.advance(&self.connection, go).map(|()| Outcome::Done),
+            Command::DropSink(sink, _) => self.state.drop_sink(&self.connection, sink).map(|()| Outcome::Done),
+            Command::PutState(key, value, _) => self.put_state(key, value.as_deref()).map(|()| Outcome::Done),
+            Command::Resubmitted(number, _) => {
+                self.connection.prepare_cached("DELETE FROM dead_letters WHERE number = ?1")?.execute([*number as i64])?;
+                Ok(Outcome::Done)
+            }
+            Command::Attach(feed) => {
+                self.feeds.push(feed.clone());
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn append(&mut self, append: &Prepared) -> Result<Accepted, StoreError> {
+        let mut accepted = self.state.nothing_accepted();
+        for (input, blob) in &append.parts {
+            match input {
+                Input::Batch(batch) => self.append_batch(batch, blob.as_deref(), append.decoded_at, &mut accepted)?,
+                other => self.append_other(other, append.decoded_at)?,
+            }
+        }
+        for letter in &append.dead_letters {
+            self.append_dead_letter(letter)?;
+        }
+        // A batch that still waits for neighbours gets the next record.
+        accepted.record = RecordNo(self.state.next_record - u64::from(self.joining.is_none()));
+        Ok(accepted)
+    }
+
+    fn append_batch(&mut self, batch: &Arc<Batch>, blob: Option<&[u8]>, decoded_at: Instant, accepted: &mut Accepted) -> Result<(), StoreError> {
+        let rows_before = batch.rows() as u64;
+        let (mut kept, mut blob) = (Arc::clone(batch), blob);
+        if let Admitted::Some(rows) = self.state.duplicates.admit(batch) {
+            (kept, blob) = (Arc::new(batch.take(&rows)), None);
+        }
+        let rows = kept.rows() as u64;
+        accepted.rows += rows;
+        accepted.duplicates += rows_before - rows;
+        self.tally.rows += rows;
+        self.tally.duplicates += rows_before - rows;
+        if rows == 0 {
+            return Ok(());
+        }
+        let first_seq = Seq(self.state.next_seq);
+        if blob.is_none() && kept.rows() < SMALL_ROWS {
+            self.join_or_hold(&kept, first_seq, decoded_at)?;
+            self.state.next_seq += rows;
+            return Ok(());
+        }
+        self.flush_joining()?;
+        self.state.next_seq += rows;
+        let mut kept = Arc::unwrap_or_clone(kept);
+        kept.first_seq = first_seq;
+        self.insert_batch(kept, blob, decoded_at)
+    }
+
+    /// Puts a small batch with its neighbours, or makes it the first of the next ones.
+    fn join_or_hold(&mut self, batch: &Batch, first_seq: Seq, decoded_at: Instant) -> Result<(), StoreError> {
+        if let Some(joining) = self.joining.as_mut().filter(|joining| joins(&joining.batch, batch)) {
+            join(&mut joining.batch, batch);
+            return Ok(());
+        }
+        self.flush_joining()?;
+        self.joining = Some(Joining { batch: Batch { first_seq, ..batch.clone() }, decoded_at });
+        Ok(())
+    }
+
+    fn flush_joining(&mut self) -> Result<(), StoreError> {
+        match self.joining.take() {
+            Some(joining) => self.insert_batch(joining.batch, None, joining.decoded_at),
+            None => Ok(()),
+        }
+    }
+
+    fn insert_batch(&mut self, batch: Batch, blob: Option<&[u8]>, decoded_at: Instant) -> Result<(), StoreError> {
+        let encoded;
+        let body = match blob {
+            Some(blob) => blob,
+            None => {
+                encoded = encode_batch(&batch);
+                &encoded
+            }
+        };
+        let stream = self.state.number_stream(&self.connection, &batch.stream.id)?;
+        let times = batch.time.iter().fold((i64::MAX, i64::MIN), |(min, max), time| (min.min(*time), max.max(*time)));
+        let (record, seq, rows) = (self.state.next_record, batch.first_seq.0, batch.rows() as u64);
+        let new = NewRecord { record, seq, rows, stream: Some(stream), arrival: batch.arrival.0, times: Some(times), body };
+        insert_record(&self.connection, &new)?;
+        self.tally.row_bytes += body.len() as u64;
+        self.state.note_rows(record, stream, &batch.stream.id, rows, times);
+        self.note_record(batch.arrival.0, CommittedInput {
+            record: RecordNo(record),
+            first_seq: batch.first_seq,
+            rows,
+            input: Input::Batch(Arc::new(batch)),
+            decoded_at: Some(decoded_at),
+        });
+        Ok(())
+    }
+
+    fn append_other(&mut self, input: &Input, decoded_at: Instant) -> Result<(), StoreError> {
+        self.flush_joining()?;
+        let arrival = match input {
+            Input::Watermark { arrival, .. } => arrival.0,
+            Input::Tick(time) => time.0,
+            Input::Batch(_) | Input::End => self.state.arrival_last,
+        };
+        let Some(body) = encode(input) else { return Ok(()) };
+        let (record, seq) = (self.state.next_record, self.state.next_seq);
+        insert_record(&self.connection, &NewRecord { record, seq, rows: 0, stream: None, arrival, times: None, body: &body })?;
+        self.note_record(arrival, CommittedInput {
+            record: RecordNo(record),
+            first_seq: Seq(seq),
+            rows: 0,
+            input: input.clone(),
+            decoded_at: Some(decoded_at),
+        });
+        Ok(())
+    }
+
+    fn note_record(&mut self, arrival: i64, input: CommittedInput) {
+        self.state.note_record();
+        self.state.next_record += 1;
+        self.state.arrival_last = arrival;
+        self.fresh.push(input);
+    }
+
+    fn append_dead_letter(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
+        insert_dead_letter(&self.connection, self.state.next_dead_letter, letter)?;
+        self.state.next_dead_letter += 1;
+        self.tally.dead_letters += 1;
+        Ok(())
+    }
+
+    fn step(&mut self, step: &StepCommit) -> Result<StepAccepted, StoreError> {
+        let arrival = wall_ns();
+        let mut accepted = StepAccepted::default();
+        for output in &step.outputs {
+            if insert_output(&self.connection, self.state.next_result, arrival, output)? {
+                self.state.note_result(&output.pipeline);
+                self.state.next_result += 1;
+                accepted.outputs += 1;
+                self.tally.output_bytes += output.json.len() as u64;
+            } else {
+                accepted.repeated += 1;
+            }
+        }
+        if let Some(checkpoint) = &step.checkpoint {
+            super::checkpoint::write(&self.connection, checkpoint)?;
+            self.state.checkpoint = checkpoint.position.0;
+        }
+        self.tally.outputs += accepted.outputs;
+        self.tally.repeated += accepted.repeated;
+        self.tally.engine_through = self.tally.engine_through.max(step.through.0);
+        accepted.last_seq = Seq(self.state.next_result - 1);
+        Ok(accepted)
+    }
+
+    fn subscribe(&mut self, wish: &Subscription) -> Result<Seq, StoreError> {
+        self.flush_joining()?;
+        let next = match wish.lane {
+            Lane::Rows => self.state.next_seq,
+            Lane::Results => self.state.next_result,
+        };
+        let oldest = tables::oldest(&self.connection, wish.lane)?.unwrap_or(next);
+        self.state.subscribe(&self.connection, wish, Seq(oldest))
+    }
+
+    fn put_state(&mut self, key: &str, value: Option<&[u8]>) -> Result<(), StoreError> {
+        match value {
+            Some(value) => self.connection.prepare_cached("INSERT OR REPLACE INTO state VALUES (?1, ?2)")?.execute((key, value))?,
+            None => self.connection.prepare_cached("DELETE FROM state WHERE key = ?1")?.execute([key])?,
+        };
+        Ok(())
+    }
+
+    /// Tells everybody, then hands the records to the engine.
+    fn answer(&mut self, group: Vec<Command>, outcomes: Vec<Outcome>, started: Instant) {
+        let ended = Instant::now();
+        self.publish_commit(group.len(), &group, ended, ended - started);
+        for (command, outcome) in group.into_iter().zip(outcomes) {
+            match (command, outcome) {
+                (command, Outcome::Refused(error)) => command.refuse(error),
+                (Command::Append(append), Outcome::Append(accepted)) => (append.on_synced)(Ok(accepted)),
+                (Command::Step(step), Outcome::Step(accepted)) => (step.on_committed)(Ok(accepted)),
+                (Command::Subscribe(_, answer), Outcome::Place(seq)) => answer(Ok(seq)),
+                (
+                    Command::Move(_, answer)
+                    | Command::DropSink(_, answer)
+                    | Command::PutState(_, _, answer)
+                    | Command::Resubmitted(_, answer),
+                    _,
+                ) => answer(Ok(())),
+                _ => {}
+            }
+        }
+        self.feed();
+    }
+
+    fn feed(&mut self) {
+        let mut spilled = 0;
+        for input in self.fresh.drain(..) {
+            self.feeds.retain(|feed| match feed.try_send(input.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => {
+                    spilled += 1;
+                    true
+                }
+                Err(TrySendError::Disconnected(_)) => false,
+            });
+        }
+        self.shared.committed.store(self.state.next_record - 1, Ordering::Release);
+        if spilled > 0 {
+            self.shared.live().counters.inputs_spilled += spilled;
+        }
+    }
+
+    /// The transaction failed: brings the memory back in line, and says no to those who can wait.
+    fn roll_back(&mut self, group: Vec<Command>, error: StoreError) -> Result<(), StoreError> {
+        self.fresh.clear();
+        self.joining = None;
+        let reloaded = match error {
+            StoreError::Fatal(_) | StoreError::Corrupt(_) => Err(error.clone()),
+            _ => self.reload(),
+        };
+        if let Err(error) = reloaded {
+            group.into_iter().for_each(|command| command.refuse(error.clone()));
+            return Err(error);
+        }
+        self.refused = Some((error.clone(), Instant::now() + RETRY));
+        let status = match &error {
+            StoreError::Full(reason) => StoreStatus::Full(reason.clone()),
+            other => StoreStatus::Degraded(other.to_string()),
+        };
+        self.shared.live().counters.status = status;
+        self.keep(group, &error);
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<(), StoreError> {
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        self.state = self.state.reload(&self.connection)?;
+        Ok(())
+    }
+
+    /// Keeps steps and cursors for the next try; appends are refused.
+    fn keep(&mut self, group: Vec<Command>, error: &StoreError) {
+        self.kept = self.refuse_appends(group, error);
+    }
+
+    /// Refuses rows; watermarks and ticks carry no data, but without them nothing would be lost by waiting either.
+    fn refuse_appends(&mut self, group: Vec<Command>, error: &StoreError) -> Vec<Command> {
+        let (appends, rest): (Vec<_>, Vec<_>) = group.into_iter().partition(|command| matches!(command, Command::Append(_)));
+        self.shared.live().counters.appends_refused += appends.len() as u64;
+        appends.into_iter().for_each(|command| command.refuse(error.clone()));
+        rest
+    }
+
+    /// Removes what is too old or too much.
+    fn sweep(&mut self) -> Result<(), StoreError> {
+        if self.refused.as_ref().is_some_and(|(error, _)| !matches!(error, StoreError::Full(_))) {
+            return Ok(());
+        }
+        match self.sweeper.sweep(&self.connection, &mut self.state, wall_ns()) {
+            Ok(swept) => {
+                let mut live = self.shared.live();
+                live.counters.rows_removed += swept.rows;
+                (live.counters.bytes_used, live.counters.bytes_file) = (swept.bytes_used, swept.bytes_file);
+                live.counters.autonomy_seconds = self.sweeper.autonomy_seconds();
+                if self.refused.is_none() {
+                    live.counters.status = self.sweeper.full().map_or(StoreStatus::Good, StoreStatus::Full);
+                }
+                if swept.rows > 0 {
+                    live.balances = self.state.balances();
+                }
+                Ok(())
+            }
+            Err(error) => self.roll_back(Vec::new(), error),
+        }
+    }
+
+    fn publish(&mut self) {
+        self.shared.committed.store(self.state.next_record - 1, Ordering::Release);
+        let mut live = self.shared.live();
+        live.balances = self.state.balances();
+        live.counters.committed = self.state.next_record - 1;
+        live.counters.engine_through = self.state.checkpoint;
+        live.counters.bytes_max = self.sweeper.bytes_max();
+    }
+
+    fn publish_commit(&mut self, commands: usize, group: &[Command], ended: Instant, took: Duration) {
+        self.sweeper.note_written(self.tally.row_bytes + self.tally.output_bytes);
+        let status = self.sweeper.full().map_or(StoreStatus::Good, StoreStatus::Full);
+        let mut live = self.shared.live();
+        live.commits.add(took);
+        for command in group {
+            if let Command::Append(append) = command {
+                live.acknowledgements.add(ended - append.enqueued_at);
+            }
+        }
+        live.balances = self.state.balances();
+        let counters = &mut live.counters;
+        counters.status = status;
+        counters.commits += 1;
+        counters.commands += commands as u64;
+        counters.records += self.fresh.len() as u64;
+        counters.rows += self.tally.rows;
+        counters.duplicates += self.tally.duplicates;
+        counters.dead_letters += self.tally.dead_letters;
+        counters.outputs += self.tally.outputs;
+        counters.outputs_repeated += self.tally.repeated;
+        counters.row_bytes += self.tally.row_bytes;
+        counters.output_bytes += self.tally.output_bytes;
+        counters.devices_forgotten = self.state.duplicates.forgotten();
+        counters.committed = self.state.next_record - 1;
+        counters.engine_through = counters.engine_through.max(self.tally.engine_through);
+        drop(live);
+        self.shared.wake_checkpointer();
+    }
+}
+
+/// The wall clock, ns since 1970.
+pub fn wall_ns() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,345 @@
+//! Removes the oldest records and results when they are too old or the budget is used up; counts what some sink still needed.
+//!
+//! A sweep is a transaction of its own over a few hundred records, so that it never makes an append wait long. It never takes the
+//! newest record and result (their numbers are where the next ones continue) nor what the engine's checkpoint does not cover yet.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::command::Lane;
+use super::error::StoreError;
+use super::retention::{AgeClock, Budget, WhenFull};
+use super::schema::meta;
+use super::state::State;
+use super::tables::{self, record_after};
+
+/// Records in one transaction.
+const CHUNK: i64 = 512;
+/// Results and dead letters in one transaction.
+const CHUNK_RESULTS: i64 = 4_096;
+/// Of the budget, what dead letters may take: one part in this many.
+const DEAD_LETTER_SHARE: u64 = 20;
+/// How long the sweeps between two commits may take together.
+const SWEEP_TIME_MAX: Duration = Duration::from_millis(20);
+/// How often ages are looked at.
+const AGE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often spans of time without records are dropped.
+const SPAN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What one round of sweeping did.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Swept {
+    /// Rows removed.
+    pub rows: u64,
+    /// Bytes in use afterwards.
+    pub bytes_used: u64,
+    /// Bytes of the file.
+    pub bytes_file: u64,
+}
+
+/// Why something is removed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Age { wall_ns: i64 },
+    Room,
+}
+
+/// Keeps the store within its budget.
+pub struct Sweeper {
+    budget: Budget,
+    bytes_max: u64,
+    age_ns_max: i64,
+    when_full: WhenFull,
+    clock: AgeClock,
+    /// A step that no committed transaction holds yet.
+    step: Option<(u64, i64)>,
+    started: Instant,
+    looked_at_age: Option<Instant>,
+    looked_at_spans: Instant,
+    full: bool,
+    used: u64,
+    rate: Rate,
+    autonomy_seconds: Option<f64>,
+}
+
+/// Bytes a second, smoothed over about a minute.
+struct Rate {
+    since: Instant,
+    bytes: u64,
+    per_second: Option<f64>,
+}
+
+impl Rate {
+    fn look(&mut self, now: Instant) {
+        let seconds = (now - self.since).as_secs_f64();
+        if seconds < 1.0 {
+            return;
+        }
+        let current = self.bytes as f64 / seconds;
+        let weight = 1.0 - (-seconds / 60.0).exp();
+        self.per_second = Some(self.per_second.map_or(current, |smooth| smooth + weight * (current - smooth)));
+        (self.since, self.bytes) = (now, 0);
+    }
+}
+
+impl Sweeper {
+    /// Keeps a store within `bytes_max` (file and log) and `age_ns_max`.
+    ///
+    /// # Errors
+    /// As the disk's.
+    pub fn new(connection: &Connection, bytes_max: u64, age_ns_max: i64, when_full: WhenFull) -> Result<Self, StoreError> {
+        let budget = Budget::new(bytes_max);
+        let page: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let pages = (budget.file_bytes_max / page.max(512) as u64).clamp(64, u64::from(u32::MAX) - 1);
+        connection.pragma_update_and_check(None, "max_page_count", pages as i64, |_| Ok(()))?;
+        let now = Instant::now();
+        Ok(Self {
+            budget,
+            bytes_max,
+            age_ns_max,
+            when_full,
+            clock: AgeClock::load(connection)?,
+            step: None,
+            started: now,
+            looked_at_age: None,
+            looked_at_spans: now,
+            full: false,
+            used: 0,
+            rate: Rate { since: now, bytes: 0, per_second: None },
+            autonomy_seconds: None,
+        })
+    }
+
+    /// The whole budget.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// Why appends must be refused, if they must.
+    pub fn full(&self) -> Option<String> {
+        self.full.then(|| {
+            format!(
+                "{} of {} bytes are in use and nothing may be removed: bring the sinks back, raise max_bytes, or choose shed_oldest",
+                self.used, self.bytes_max
+            )
+        })
+    }
+
+    /// How long until only what some sink still needs is left, at the present rate.
+    pub fn autonomy_seconds(&self) -> Option<f64> {
+        self.autonomy_seconds
+    }
+
+    /// `bytes` were written.
+    pub fn note_written(&mut self, bytes: u64) {
+        self.rate.bytes += bytes;
+    }
+
+    /// Compares the clocks; a step to keep, if there was one that is not kept yet.
+    pub fn look_at_clocks(&mut self, state: &State) -> Option<(u64, i64)> {
+        let monotonic = i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX);
+        let step = self.clock.look(super::commit::wall_ns(), monotonic, state.arrival_last, state.next_record);
+        self.step = step.or(self.step);
+        self.step
+    }
+
+    /// The transaction with the step was committed.
+    pub fn clocks_are_kept(&mut self) {
+        self.step = None;
+    }
+
+    /// Removes what has to go, within [`SWEEP_TIME_MAX`].
+    ///
+    /// # Errors
+    /// Those of the transaction that failed; the caller rolls back.
+    pub fn sweep(&mut self, connection: &Connection, state: &mut State, wall_ns: i64) -> Result<Swept, StoreError> {
+        let (now, mut swept) = (Instant::now(), Swept::default());
+        if self.looked_at_age.is_none_or(|at| now - at >= AGE_INTERVAL) {
+            self.looked_at_age = Some(now);
+            while now.elapsed() < SWEEP_TIME_MAX && self.remove(connection, state, Why::Age { wall_ns }, &mut swept)? {}
+            self.trim_dead_letters(connection, wall_ns)?;
+            self.rate.look(now);
+            self.autonomy_seconds = self.autonomy(connection, state)?;
+        }
+        if now - self.looked_at_spans >= SPAN_INTERVAL {
+            self.looked_at_spans = now;
+            self.drop_spans(connection)?;
+        }
+        (self.used, swept.bytes_file) = tables::bytes(connection)?;
+        while self.used > self.budget.remove_above && now.elapsed() < SWEEP_TIME_MAX {
+            if !self.remove(connection, state, Why::Room, &mut swept)? {
+                break;
+            }
+            self.used = tables::bytes(connection)?.0;
+        }
+        self.full = self.used > self.budget.refuse_above;
+        swept.bytes_used = self.used;
+        Ok(swept)
+    }
+
+    /// Removes one chunk; `false` if nothing may go.
+    fn remove(&self, connection: &Connection, state: &mut State, why: Why, swept: &mut Swept) -> Result<bool, StoreError> {
+        if !self.may_remove(connection, state, why)? {
+            return Ok(false);
+        }
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        if state.tail_is_dirty() {
+            state.write_tail(connection)?;
+        }
+        let (records, arrival) = self.remove_records(connection, state, why, swept)?;
+        let results = self.remove_results(connection, state, why, arrival)?;
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(records + results > 0)
+    }
+
+    /// A look without a transaction, which is what nearly every round is.
+    fn may_remove(&self, connection: &Connection, state: &State, why: Why) -> Result<bool, StoreError> {
+        let Why::Age { wall_ns } = why else { return Ok(true) };
+        for (lane, text) in [
+            (Lane::Rows, "SELECT record, arrival FROM inbox ORDER BY record LIMIT 1"),
+            (Lane::Results, "SELECT 0, arrival FROM outbox ORDER BY seq LIMIT 1"),
+        ] {
+            let mut statement = connection.prepare_cached(text)?;
+            let mut rows = statement.query([])?;
+            if let Some(row) = rows.next()? {
+                let record = if lane == Lane::Rows { row.get::<_, i64>(0)? as u64 } else { state.next_record };
+                if self.clock.age(record, row.get(1)?, wall_ns) > self.age_ns_max {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The last record that may go, for this reason.
+    fn record_limit(&self, connection: &Connection, state: &State, why: Why) -> Result<i64, StoreError> {
+        let mut limit = state.next_record as i64 - 2;
+        if state.checkpoint > 0 {
+            limit = limit.min(state.checkpoint as i64);
+        }
+        if why == Why::Room
+            && self.when_full == WhenFull::ShedNewest
+            && let Some(confirmed) = state.confirmed(Lane::Rows)
+            && let Some(needed) = record_after(connection, confirmed.0)?
+        {
+            limit = limit.min(needed - 1);
+        }
+        Ok(limit)
+    }
+
+    /// Removes the oldest records; how many, and when the last of them arrived.
+    fn remove_records(&self, connection: &Connection, state: &mut State, why: Why, swept: &mut Swept) -> Result<(usize, i64), StoreError> {
+        let limit = self.record_limit(connection, state, why)?;
+        let mut last = None;
+        let mut undelivered = false;
+        {
+            let text = "SELECT i.record, i.seq, i.rows, i.arrival, s.id FROM inbox i LEFT JOIN streams s ON s.number = i.stream \
+                        WHERE i.record <= ?1 ORDER BY i.record LIMIT ?2";
+            let mut statement = connection.prepare_cached(text)?;
+            let mut rows = statement.query((limit, CHUNK))?;
+            while let Some(row) = rows.next()? {
+                let (record, seq, count): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let arrival: i64 = row.get(3)?;
+                if let Why::Age { wall_ns } = why
+                    && self.clock.age(record as u64, arrival, wall_ns) <= self.age_ns_max
+                {
+                    break;
+                }
+                if count > 0 {
+                    let name = row.get_ref(4)?.as_str_or_null()?;
+                    let numbers = (seq as u64, (seq + count - 1) as u64);
+                    undelivered |= state.expire(Lane::Rows, name, numbers, count as u64);
+                    swept.rows += count as u64;
+                }
+                last = Some((record, arrival));
+            }
+        }
+        let Some((record, arrival)) = last else { return Ok((0, i64::MAX)) };
+        if undelivered {
+            state.write_cursors(connection, Lane::Rows)?;
+        }
+        let removed = connection.prepare_cached("DELETE FROM inbox WHERE record <= ?1")?.execute([record])?;
+        Ok((removed, arrival))
+    }
+
+    /// Removes results as old as the records that went, or the oldest ones if no record may go.
+    fn remove_results(&self, connection: &Connection, state: &mut State, why: Why, arrival_max: i64) -> Result<usize, StoreError> {
+        let mut limit = state.next_result as i64 - 2;
+        if why == Why::Room && self.when_full == WhenFull::ShedNewest && let Some(confirmed) = state.confirmed(Lane::Results) {
+            limit = limit.min(confirmed.0 as i64);
+        }
+        let (mut last, mut undelivered) = (None, false);
+        {
+            let text = "SELECT seq, pipeline, arrival FROM outbox WHERE seq <= ?1 ORDER BY seq LIMIT ?2";
+            let mut statement = connection.prepare_cached(text)?;
+            let mut rows = statement.query((limit, CHUNK_RESULTS))?;
+            while let Some(row) = rows.next()? {
+                let (seq, arrival): (i64, i64) = (row.get(0)?, row.get(2)?);
+                let too_young = match why {
+                    Why::Age { wall_ns } => self.clock.age(state.next_record, arrival, wall_ns) <= self.age_ns_max,
+                    Why::Room => arrival > arrival_max,
+                };
+                if too_young {
+                    break;
+                }
+                undelivered |= state.expire(Lane::Results, Some(row.get_ref(1)?.as_str()?), (seq as u64, seq as u64), 1);
+                last = Some(seq);
+            }
+        }
+        let Some(last) = last else { return Ok(0) };
+        if undelivered {
+            state.write_cursors(connection, Lane::Results)?;
+        }
+        Ok(connection.prepare_cached("DELETE FROM outbox WHERE seq <= ?1")?.execute([last])?)
+    }
+
+    /// Keeps dead letters within their age and their share of the budget.
+    fn trim_dead_letters(&self, connection: &Connection, wall_ns: i64) -> Result<(), StoreError> {
+        let oldest = wall_ns.saturating_sub(self.age_ns_max);
+        let text = "SELECT max(number) FROM (SELECT number, arrival, sum(length(raw) + 200) OVER (ORDER BY number DESC) AS bytes \
+                    FROM dead_letters) WHERE bytes > ?1";
+        let share = (self.budget.file_bytes_max / DEAD_LETTER_SHARE) as i64;
+        let crowded: Option<i64> = connection.prepare_cached(text)?.query_row([share], |row| row.get(0))?;
+        if let Some(number) = crowded {
+            connection.prepare_cached("DELETE FROM dead_letters WHERE number <= ?1")?.execute([number])?;
+        }
+        let first: Option<i64> = connection
+            .prepare_cached("SELECT arrival FROM dead_letters ORDER BY number LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .or_else(|error| if error == rusqlite::Error::QueryReturnedNoRows { Ok(None) } else { Err(error) })?;
+        if first.is_some_and(|arrival| arrival < oldest) {
+            let text = "DELETE FROM dead_letters WHERE arrival < ?1 AND number < (SELECT max(number) FROM dead_letters)";
+            connection.prepare_cached(text)?.execute([oldest])?;
+        }
+        Ok(())
+    }
+
+    fn drop_spans(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        let oldest: Option<i64> = connection.query_row("SELECT min(record) FROM inbox", [], |row| row.get(0))?;
+        if let Some(oldest) = oldest {
+            connection.execute("DELETE FROM spans WHERE record_last < ?1", [oldest])?;
+            connection.execute("DELETE FROM clock_steps WHERE record <= ?1", [oldest])?;
+            self.clock.forget_before(oldest as u64);
+        }
+        Ok(())
+    }
+
+    /// Room left, with what every sink has confirmed counted as room.
+    fn autonomy(&self, connection: &Connection, state: &State) -> Result<Option<f64>, StoreError> {
+        let Some(rate) = self.rate.per_second.filter(|rate| *rate > 0.0) else { return Ok(None) };
+        let tail = meta(connection, "tail_record")?;
+        let bounds: (Option<i64>, Option<i64>) =
+            connection.query_row("SELECT (SELECT min(record) FROM inbox), (SELECT max(record) FROM inbox)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+        let (Some(first), Some(last)) = bounds else { return Ok(None) };
+        let needed = match state.confirmed(Lane::Rows) {
+            Some(confirmed) => record_after(connection, confirmed.0)?.unwrap_or(last + 1),
+            None => last.min(tail) + 1,
+        };
+        let share_needed = (last + 1 - needed) as f64 / (last + 1 - first).max(1) as f64;
+        let room = self.budget.refuse_above as f64 - self.used as f64 * share_needed.clamp(0.0, 1.0);
+        Ok(Some(room.max(0.0) / rate))
+    }
+}

@@ -1,0 +1,9 @@
+//! The store as the rest of the program meets it: what it acknowledged is there, whatever happens.
+
+mod store {
+    mod appending;
+    mod crash;
+    mod fixture;
+    mod retention;
+    mod sinks;
+}
