@@ -41,25 +41,16 @@ impl Default for Policy {
 }
 
 /// What the circuit does with attempts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Circuit {
     /// Lets every attempt through.
+    #[default]
     Closed,
     /// Lets nothing through.
     Open,
     /// Lets a few attempts through, to see whether the server is back.
     HalfOpen,
-}
-
-impl Circuit {
-    /// The word for people and machines.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
-    }
 }
 
 /// The state between attempts.
@@ -85,7 +76,10 @@ impl Breaker {
         self.circuit
     }
 
-    /// The next attempt may be made now, or how many milliseconds to wait first.
+    /// Whether the next attempt may be made now.
+    ///
+    /// # Errors
+    /// Not yet: the milliseconds to wait before asking again.
     pub fn admit(&mut self, now_ms: u64) -> Result<(), u64> {
         if now_ms < self.not_before_ms {
             return Err(self.not_before_ms - now_ms);

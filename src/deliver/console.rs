@@ -1,6 +1,6 @@
 //! Rows and results on standard output: numbered, indented JSON, for people who try things out.
 
-use std::{io::Write, sync::Arc};
+use std::{fmt::Write as _, io::Write as _, sync::Arc};
 
 use super::{
     Delivered, Identity, Parcel, SinkError, blocking,
@@ -46,7 +46,8 @@ fn pretty(appliance: &str, parcel: &Parcel, printed: u64) -> (String, u64) {
         let shown = serde_json::from_slice::<serde_json::Value>(json)
             .and_then(|value| serde_json::to_string_pretty(&value))
             .unwrap_or_else(|_| String::from_utf8_lossy(json).into_owned());
-        text.push_str(&format!("[{}] {shown}\n", printed + count));
+        // Writing to memory cannot fail.
+        let _ = writeln!(text, "[{}] {shown}", printed + count);
     };
     let mut json = Vec::new();
     for lot in &parcel.rows {
@@ -59,7 +60,7 @@ fn pretty(appliance: &str, parcel: &Parcel, printed: u64) -> (String, u64) {
     }
     for result in &parcel.results {
         json.clear();
-        write_result(&mut json, &[("appliance", appliance), ("stream", &result.stream)], &result.json);
+        write_result(&mut json, appliance, result);
         add(&json);
     }
     (text, count)
@@ -78,7 +79,8 @@ mod tests {
             id: "i".into(),
             kind: "alert".into(),
             pipeline: "p".into(),
-            stream: "s".into(),
+            stream: Some("s".into()),
+            historical: false,
             json: Arc::from(&b"{\"kind\":\"alert\"}"[..]),
         };
         let parcel = Parcel { results: vec![result], ..Parcel::default() };

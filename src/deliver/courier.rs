@@ -21,7 +21,8 @@ use tokio::{
 
 use super::{
     Connect, Delivered, Delivery, Item, Parcel, Progress, Refused, Sink, SinkCounters, SinkError,
-    breaker::{Breaker, Circuit, Policy},
+    breaker::{Breaker, Policy},
+    counters::Count,
 };
 use crate::model::Seq;
 
@@ -37,16 +38,34 @@ pub struct ReadLimits {
 /// What was read after a progress.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Lot {
-    /// What goes to the sink.
+    /// What goes to the sink; without rows and results if all that was read is for others.
     pub parcel: Parcel,
-    /// Rows passed over because their stream is not routed to the sink.
-    pub rows_passed: u64,
-    /// Rows that are in the store no more.
-    pub rows_expired: u64,
-    /// Results that are in the store no more.
-    pub results_expired: u64,
     /// Whether a limit ended it, so that more is there.
     pub full: bool,
+}
+
+/// What became of everything between two places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmation {
+    /// The first row and result of the parcel; those of nothing if it had none.
+    pub from: Progress,
+    /// The last that was looked at: where the cursor goes.
+    pub through: Progress,
+    /// What the far end holds.
+    pub delivered: Count,
+    /// What it will never hold.
+    pub given_up: Count,
+}
+
+impl Confirmation {
+    fn of(parcel: &Parcel, given_up: Count) -> Self {
+        let after = |seq: Seq| Seq(seq.0.saturating_add(1));
+        let from = Progress {
+            rows: parcel.rows.first().map_or(after(parcel.through.rows), |lot| lot.batch.first_seq),
+            results: parcel.results.first().map_or(after(parcel.through.results), |result| result.seq),
+        };
+        Self { from, through: parcel.through, delivered: parcel.count().less(given_up), given_up }
+    }
 }
 
 /// The store failed; the sink's loop ends with it.
@@ -57,6 +76,8 @@ pub struct BacklogError(pub String);
 /// One thing the far end refused for good, for the dead-letter lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// The stream it is of, if it is of one.
+    pub stream: Option<Arc<str>>,
     /// What the far end said.
     pub reason: String,
     /// The row or result as JSON.
@@ -81,13 +102,19 @@ pub trait Backlog: Send + 'static {
     ///
     /// # Errors
     /// When the store takes nothing more.
-    fn confirm(&mut self, through: Progress) -> Result<(), BacklogError>;
+    fn confirm(&mut self, done: Confirmation) -> Result<(), BacklogError>;
 
     /// Moves the cursor and returns once that is durable.
     ///
     /// # Errors
     /// When the store takes nothing more.
-    fn confirm_durably(&mut self, through: Progress) -> Result<(), BacklogError>;
+    fn confirm_durably(&mut self, done: Confirmation) -> Result<(), BacklogError>;
+
+    /// The far end says that it holds everything after the cursor up to `through`: the cursor was lost in a crash. Returns how much that is.
+    ///
+    /// # Errors
+    /// When the store cannot be read or takes nothing more.
+    fn catch_up(&mut self, cursor: Progress, through: Progress) -> Result<Count, BacklogError>;
 
     /// Keeps what the far end refused.
     ///
@@ -118,7 +145,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            limits: ReadLimits { rows: 10_000, results: 1_000 },
+            limits: ReadLimits { rows: 20_000, results: 1_000 },
             linger: Duration::from_millis(50),
             attempt_within: Duration::from_secs(30),
             stop_within: Duration::from_secs(5),
@@ -144,7 +171,7 @@ pub async fn run<C: Connect, B: Backlog>(
     let mut backlog = backlog;
     let progress = backlog.cursor()?;
     let breaker = Breaker::new(config.policy, config.seed);
-    let (epoch, offered) = (Instant::now(), progress.rows);
+    counters.cursor(progress);
     let mut courier = Courier {
         config,
         connect,
@@ -153,10 +180,9 @@ pub async fn run<C: Connect, B: Backlog>(
         counters,
         stop,
         breaker,
-        epoch,
+        epoch: Instant::now(),
         link: None,
         progress,
-        offered,
         ahead: None,
     };
     courier.run().await
@@ -175,8 +201,6 @@ struct Courier<C: Connect, B> {
     link: Option<C::Sink>,
     /// Where the sink is.
     progress: Progress,
-    /// The last row that is counted as accepted.
-    offered: Seq,
     /// The lot after `progress`, if it was read during the last delivery.
     ahead: Option<Lot>,
 }
@@ -196,8 +220,7 @@ enum Next {
 impl<C: Connect, B: Backlog> Courier<C, B> {
     async fn run(&mut self) -> Result<(), BacklogError> {
         while !*self.stop.borrow() {
-            let (head, _) = *self.committed.borrow_and_update();
-            self.offer(head);
+            self.committed.mark_unchanged();
             let next = self.turn().await?;
             self.counters.circuit(self.breaker.circuit());
             let mut stop = self.stop.clone();
@@ -223,22 +246,19 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         if let Err(wait_ms) = self.breaker.admit(self.now_ms()) {
             return Ok(Next::After(Duration::from_millis(wait_ms)));
         }
-        if self.link.is_none() {
-            if let Err(error) = self.connect().await {
-                return Ok(self.failed(&error));
-            }
+        if self.link.is_none()
+            && let Err(error) = self.connect().await?
+        {
+            return Ok(self.failed(&error));
         }
         let started = Instant::now();
         let lot = self.next_lot().await?;
         if lot.parcel.through == self.progress {
             return Ok(Next::Commit);
         }
-        self.offer(lot.parcel.through.rows);
-        self.counters.passed_by(lot.rows_passed);
-        self.counters.expired(lot.rows_expired, lot.results_expired);
         let parcel = Arc::new(lot.parcel);
         if parcel.is_empty() {
-            self.move_to(parcel.through)?;
+            self.move_over(&parcel, Count::default())?;
             return Ok(Next::Turn);
         }
         let next = self.attempt(&parcel, lot.full).await?;
@@ -251,8 +271,9 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
     /// Delivers `parcel`, and reads the next meanwhile if there is one.
     async fn attempt(&mut self, parcel: &Arc<Parcel>, read_ahead: bool) -> Result<Next, BacklogError> {
         if self.config.delivery == Delivery::AtMostOnce {
-            let through = parcel.through;
-            self.with_backlog(move |backlog| backlog.confirm_durably(through)).await?;
+            // Whatever becomes of it: nobody will try again.
+            let done = Confirmation::of(parcel, Count::default());
+            self.with_backlog(move |backlog| backlog.confirm_durably(done)).await?;
         }
         let ahead = read_ahead.then(|| self.start_reading(parcel.through)).flatten();
         let outcome = self.deliver(parcel).await;
@@ -283,53 +304,40 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
 
     /// Books what became of an attempt.
     fn settle(&mut self, parcel: &Parcel, outcome: Result<Delivered, SinkError>) -> Result<Next, BacklogError> {
-        let (rows, results) = (parcel.row_count() as u64, parcel.results.len() as u64);
-        match outcome {
-            Ok(delivered) => {
-                self.counters.delivered(rows, results, delivered.repeated);
-                self.delivered_through(parcel.through)?;
-                Ok(Next::Turn)
-            }
-            Err(SinkError::Reject { which, rest }) => {
-                let refused_rows = which.iter().filter(|refused| matches!(refused.what, Item::Row { .. })).count() as u64;
-                let refused_results = which.len() as u64 - refused_rows;
-                let refusals = which.into_iter().map(|refused| refusal(parcel, refused)).collect();
-                self.backlog_mut()?.reject(refusals)?;
-                self.counters.rejected(refused_rows, refused_results);
-                let (rows, results) = (rows.saturating_sub(refused_rows), results.saturating_sub(refused_results));
-                self.counters.delivered(rows, results, rest.repeated);
-                self.delivered_through(parcel.through)?;
-                Ok(Next::Turn)
+        let (delivered, refused) = match outcome {
+            Ok(delivered) => (delivered, Vec::new()),
+            Err(SinkError::Reject { which, rest }) => (rest, which),
+            Err(error) if self.config.delivery == Delivery::AtMostOnce => {
+                self.counters.lost(parcel.count());
+                self.progress = parcel.through;
+                self.counters.cursor(self.progress);
+                return Ok(self.failed(&error));
             }
             Err(error) => {
-                if self.config.delivery == Delivery::AtMostOnce {
-                    self.counters.expired(rows, results);
-                    self.progress = parcel.through;
-                    self.show_cursor();
-                } else {
-                    self.ahead = None;
-                }
-                Ok(self.failed(&error))
+                self.ahead = None;
+                return Ok(self.failed(&error));
             }
+        };
+        let rows = refused.iter().filter(|refused| matches!(refused.what, Item::Row { .. })).count() as u64;
+        let rejected = Count { rows, results: refused.len() as u64 - rows };
+        if !refused.is_empty() {
+            let refusals = refused.into_iter().map(|refused| refusal(parcel, refused)).collect();
+            self.backlog_mut()?.reject(refusals)?;
         }
-    }
-
-    fn delivered_through(&mut self, through: Progress) -> Result<(), BacklogError> {
-        let was = self.breaker.circuit();
+        self.counters.delivered(parcel.count().less(rejected), rejected, delivered.repeated);
         self.breaker.succeeded();
-        if was != Circuit::Closed && self.breaker.circuit() == Circuit::Closed {
-            tracing::info!("a sink takes rows again");
-        }
-        self.move_to(through)
+        self.move_over(parcel, rejected)?;
+        Ok(Next::Turn)
     }
 
-    fn move_to(&mut self, through: Progress) -> Result<(), BacklogError> {
-        self.progress = through;
-        self.show_cursor();
-        if self.config.delivery == Delivery::AtMostOnce {
+    /// The cursor goes behind `parcel`, of which the far end took all but `given_up`.
+    fn move_over(&mut self, parcel: &Parcel, given_up: Count) -> Result<(), BacklogError> {
+        self.progress = parcel.through;
+        self.counters.cursor(self.progress);
+        if self.config.delivery == Delivery::AtMostOnce && !parcel.is_empty() {
             return Ok(());
         }
-        self.backlog_mut()?.confirm(through)
+        self.backlog_mut()?.confirm(Confirmation::of(parcel, given_up))
     }
 
     fn failed(&mut self, error: &SinkError) -> Next {
@@ -340,27 +348,29 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
             SinkError::Fatal(_) => self.breaker.failed_for_good(now_ms),
             SinkError::Retry(_) | SinkError::Reject { .. } => self.breaker.failed(now_ms),
         }
-        tracing::warn!(error = %text, circuit = self.breaker.circuit().word(), "a delivery failed");
+        tracing::warn!(error = %text, circuit = ?self.breaker.circuit(), "a delivery failed");
         self.counters.failed(&text);
         Next::Turn
     }
 
-    async fn connect(&mut self) -> Result<(), SinkError> {
+    async fn connect(&mut self) -> Result<Result<(), SinkError>, BacklogError> {
         let within = self.config.attempt_within;
-        let (link, known) = timeout(within, self.connect.connect()).await.unwrap_or_else(|_| Err(no_answer(within)))?;
+        let connected = timeout(within, self.connect.connect()).await.unwrap_or_else(|_| Err(no_answer(within)));
+        let (link, known) = match connected {
+            Ok(connected) => connected,
+            Err(error) => return Ok(Err(error)),
+        };
         self.link = Some(link);
         self.counters.connected();
-        let known = self.progress.max(known.unwrap_or_default());
-        if known != self.progress {
-            // An earlier attempt got through, but its cursor was lost: the far end knows better.
-            self.offer(known.rows);
-            let (rows, results) = (known.rows.0 - self.progress.rows.0, known.results.0 - self.progress.results.0);
-            self.counters.delivered(rows, results, rows + results);
+        let (cursor, known) = (self.progress, self.progress.max(known.unwrap_or_default()));
+        if known != cursor {
+            let held = self.with_backlog(move |backlog| backlog.catch_up(cursor, known)).await?;
+            self.counters.repeated(held.rows + held.results);
             self.progress = known;
             self.ahead = None;
-            self.show_cursor();
+            self.counters.cursor(known);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     async fn next_lot(&mut self) -> Result<Lot, BacklogError> {
@@ -403,19 +413,6 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         rows > self.progress.rows || results > self.progress.results
     }
 
-    /// Counts rows up to `head` as accepted; what was read may be newer than what was announced.
-    fn offer(&mut self, head: Seq) {
-        let new = head.0.saturating_sub(self.offered.0);
-        self.offered = self.offered.max(head);
-        self.counters.offered(new);
-        self.show_cursor();
-    }
-
-    fn show_cursor(&self) {
-        let (_, results) = *self.committed.borrow();
-        self.counters.cursor(self.progress, results.0.saturating_sub(self.progress.results.0));
-    }
-
     fn now_ms(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -434,14 +431,15 @@ fn finished<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, BacklogEr
 }
 
 fn refusal(parcel: &Parcel, refused: Refused) -> Refusal {
-    let raw = match refused.what {
-        Item::Row { lot, row } => parcel
-            .rows
-            .get(lot)
-            .filter(|lot| row < lot.batch.rows())
-            .and_then(|lot| serde_json::to_vec(&lot.batch.row(row)).ok())
-            .unwrap_or_default(),
-        Item::Result { index } => parcel.results.get(index).map(|result| result.json.to_vec()).unwrap_or_default(),
+    let (stream, raw) = match refused.what {
+        Item::Row { lot, row } => match parcel.rows.get(lot).filter(|lot| row < lot.batch.rows()) {
+            Some(lot) => (Some(&lot.batch.stream.id), serde_json::to_vec(&lot.batch.row(row)).unwrap_or_default()),
+            None => (None, Vec::new()),
+        },
+        Item::Result { index } => match parcel.results.get(index) {
+            Some(result) => (result.stream.as_ref(), result.json.to_vec()),
+            None => (None, Vec::new()),
+        },
     };
-    Refusal { reason: refused.reason, raw }
+    Refusal { stream: stream.cloned(), reason: refused.reason, raw }
 }

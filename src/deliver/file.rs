@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Delivered, Identity, Parcel, Progress, SinkError, blocking,
-    row_json::{RowWriter, write_result},
+    row_json::{RowWriter, write_named_row, write_result},
 };
 use crate::model::Seq;
 
@@ -127,12 +127,12 @@ impl Open {
                 let id = self.identity.row_id(Seq(lot.batch.first_seq.0 + row as u64));
                 json.clear();
                 writer.write(row, &mut json);
-                write_result(&mut lines, &[("id", &id), ("kind", "row")], &json);
+                write_named_row(&mut lines, &id, &json);
                 lines.push(b'\n');
             }
         }
         for result in &parcel.results {
-            write_result(&mut lines, &[("appliance", appliance), ("stream", &result.stream)], &result.json);
+            write_result(&mut lines, appliance, result);
             lines.push(b'\n');
         }
         lines

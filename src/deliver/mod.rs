@@ -25,8 +25,8 @@ pub mod row_json;
 
 use std::{future::Future, sync::Arc};
 
-pub use counters::SinkCounters;
-pub use courier::{Backlog, BacklogError, Config, Lot, ReadLimits, Refusal, run};
+pub use counters::{Count, SinkCounters};
+pub use courier::{Backlog, BacklogError, Config, Confirmation, Lot, ReadLimits, Refusal, run};
 pub use parcel::{Identity, Parcel, Progress, ResultRecord, RowLot};
 
 /// What the far end made of a parcel it confirmed.

@@ -234,8 +234,13 @@ fn result_document(identity: &Identity, result: &ResultRecord) -> Document {
     let mut document = doc! {
         "_id": identity.result_id(&result.id),
         "appliance": &*identity.appliance,
-        "stream": &*result.stream,
     };
+    if let Some(stream) = &result.stream {
+        document.insert("stream", &**stream);
+    }
+    if result.historical {
+        document.insert("historical", true);
+    }
     // A window is found by its end, everything else by its time.
     let time = ["time", "end"].into_iter().find_map(|name| body.get(name)?.as_str()?.parse::<Timestamp>().ok());
     if let Some(time) = time {

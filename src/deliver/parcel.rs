@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use super::counters::Count;
 use crate::model::{Batch, Seq};
 
 /// How far a sink has come: the last row and the last result it confirmed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Progress {
     /// The last confirmed row of the inbox; 0 = none.
     pub rows: Seq,
@@ -65,9 +66,11 @@ pub struct ResultRecord {
     pub kind: Arc<str>,
     /// The pipeline it comes from.
     pub pipeline: Arc<str>,
-    /// The pipeline's stream.
-    pub stream: Arc<str>,
-    /// The result as a JSON object.
+    /// The stream it is about, if it is about one.
+    pub stream: Option<Arc<str>>,
+    /// As for rows.
+    pub historical: bool,
+    /// The result as a JSON object, as the outbox holds it.
     pub json: Arc<[u8]>,
 }
 
@@ -86,6 +89,11 @@ impl Parcel {
     /// How many rows.
     pub fn row_count(&self) -> usize {
         self.rows.iter().map(|lot| lot.batch.rows()).sum()
+    }
+
+    /// How many rows and results.
+    pub fn count(&self) -> Count {
+        Count { rows: self.row_count() as u64, results: self.results.len() as u64 }
     }
 
     /// Whether there is nothing to deliver; the progress may move all the same.

@@ -5,6 +5,7 @@
 
 use std::io::Write;
 
+use super::ResultRecord;
 use crate::model::{Batch, Flags, Timestamp};
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -90,19 +91,32 @@ impl<'a> RowWriter<'a> {
     }
 }
 
-/// A result's JSON object with `members` (`"name":"text"` each) in front of its own.
-pub fn write_result(out: &mut Vec<u8>, members: &[(&str, &str)], json: &[u8]) {
-    out.push(b'{');
-    for (index, (name, text)) in members.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        write_text(out, name);
-        out.push(b':');
-        write_text(out, text);
+/// Appends a result's JSON object with `appliance`, `stream` and, where it is true, `historical` in front of its own members.
+pub fn write_result(out: &mut Vec<u8>, appliance: &str, result: &ResultRecord) {
+    out.extend_from_slice(b"{\"appliance\":");
+    write_text(out, appliance);
+    if let Some(stream) = &result.stream {
+        out.extend_from_slice(b",\"stream\":");
+        write_text(out, stream);
     }
-    let inner = json.trim_ascii().strip_prefix(b"{").unwrap_or(b"}");
-    if !members.is_empty() && !inner.trim_ascii_start().starts_with(b"}") {
+    if result.historical {
+        out.extend_from_slice(b",\"historical\":true");
+    }
+    write_rest(out, &result.json);
+}
+
+/// Appends a row's JSON object with its `id` and the `kind` `row` in front.
+pub fn write_named_row(out: &mut Vec<u8>, id: &str, row: &[u8]) {
+    out.extend_from_slice(b"{\"id\":");
+    write_text(out, id);
+    out.extend_from_slice(b",\"kind\":\"row\"");
+    write_rest(out, row);
+}
+
+/// Closes an object that has members already with those of `json`, which is an object.
+fn write_rest(out: &mut Vec<u8>, json: &[u8]) {
+    let inner = json.trim_ascii().strip_prefix(b"{").unwrap_or(b"}").trim_ascii_start();
+    if !inner.starts_with(b"}") {
         out.push(b',');
     }
     out.extend_from_slice(inner);
@@ -183,7 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Positions, Stream};
+    use crate::model::{Positions, Seq, Stream};
 
     fn batch() -> Batch {
         let stream = Arc::new(Stream::new("melt \"pool\"", &["intensity", "power"], &["part"]));
@@ -223,13 +237,22 @@ mod tests {
 
     #[test]
     fn a_result_gets_its_members_in_front() {
-        let check = |json: &str, expected: &str| {
+        let check = |stream: Option<&str>, historical, json: &str, expected: &str| {
+            let result = ResultRecord {
+                seq: Seq(1),
+                id: "i".into(),
+                kind: "late".into(),
+                pipeline: "p".into(),
+                stream: stream.map(Into::into),
+                historical,
+                json: json.as_bytes().into(),
+            };
             let mut out = Vec::new();
-            write_result(&mut out, &[("appliance", "a"), ("stream", "s")], json.as_bytes());
+            write_result(&mut out, "a", &result);
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         };
-        check(r#"{"kind":"late"}"#, r#"{"appliance":"a","stream":"s","kind":"late"}"#);
-        check(" { } ", r#"{"appliance":"a","stream":"s" }"#);
+        check(Some("s"), false, r#"{"kind":"late"}"#, r#"{"appliance":"a","stream":"s","kind":"late"}"#);
+        check(None, true, " { } ", r#"{"appliance":"a","historical":true}"#);
     }
 
     proptest! {

@@ -282,12 +282,11 @@ fn redis(port: u16, dir: &Path) -> Command {
 /// The compiled server where there is one, which is faster; or the one from a wheel. Without `--sync-on-commit` either would
 /// lose acknowledged writes in a kill.
 fn mongodb(port: u16, dir: &Path) -> Command {
-    let compiled = ["secantus-mdb", "secantusd", "secantus"].map(|name| installed("mongodb-compiled/bin").join(name));
-    let program = compiled.into_iter().find(|path| path.exists()).unwrap_or_else(|| installed("mongodb/bin/secantusd-py"));
-    let mut command = Command::new(program);
+    let compiled = installed("mongodb-compiled/bin/secantusd-rs");
+    let mut command = Command::new(if compiled.exists() { compiled } else { installed("mongodb/bin/secantusd-py") });
     command.args(["--host", "127.0.0.1", "--port"]).arg(port.to_string());
     command.arg("--storage-path").arg(dir.join("data"));
-    command.args(["--sync-on-commit", "--enable-test-commands", "--cache-size", "128M", "--log-level", "WARNING"]);
+    command.args(["--sync-on-commit", "--cache-size", "128M", "--log-level", "WARNING"]);
     // Otherwise it takes settings from the user's home or the working directory.
     let config = dir.join("secantus.toml");
     fs::write(&config, "").expect("the directory was made for it");

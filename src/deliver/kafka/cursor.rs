@@ -105,13 +105,12 @@ fn last_value(consumer: &BaseConsumer, key: &str, store: u64) -> Result<Option<P
     let mut last = None;
     while Instant::now() < deadline {
         match consumer.poll(CALL_WITHIN) {
-            None => {}
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
             Some(Err(error)) => return Err(fate(&error)),
             Some(Ok(message)) if message.key() == Some(key.as_bytes()) => {
                 last = message.payload().and_then(|value| parse(value, store));
             }
-            Some(Ok(_)) => {}
+            Some(Ok(_)) | None => {}
         }
     }
     Err(SinkError::Retry("Kafka: the cursor topic cannot be read to its end in time".to_owned()))

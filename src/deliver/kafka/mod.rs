@@ -167,25 +167,45 @@ impl Drop for KafkaSink {
 impl Link {
     fn deliver(&self, parcel: &Parcel) -> Result<Delivered, SinkError> {
         self.producer.context().take();
-        let in_transaction = self.delivery == Delivery::ExactlyOnce;
-        if in_transaction {
-            self.producer.begin_transaction().map_err(|error| fate(&error))?;
-        }
-        let refused = self.send_all(parcel)?;
-        if in_transaction {
-            let cursor = cursor::value(self.identity.store, parcel.through);
-            self.send(|| BaseRecord::to(&self.cursor_topic).partition(0).key(self.cursor_key.as_bytes()).payload(&cursor))
-                .map_err(|error| fate(&error))?;
-        }
-        self.producer.flush(CALL_WITHIN).map_err(|error| fate(&error))?;
-        if let Some(error) = self.producer.context().take() {
-            return Err(fate(&error));
-        }
-        if in_transaction {
-            self.commit()?;
-        }
+        let refused = match self.delivery {
+            Delivery::AtMostOnce | Delivery::AtLeastOnce => {
+                self.send_all(parcel).and_then(|refused| self.flush().map(|()| refused))
+            }
+            Delivery::ExactlyOnce => self.transact(parcel),
+        }?;
         let rest = Delivered { rows: parcel.row_count() as u64, results: parcel.results.len() as u64, repeated: 0 };
         if refused.is_empty() { Ok(rest) } else { Err(SinkError::Reject { which: refused, rest }) }
+    }
+
+    fn transact(&self, parcel: &Parcel) -> Result<Vec<Refused>, SinkError> {
+        self.producer.begin_transaction().map_err(|error| fate(&error))?;
+        let sent = self.send_all(parcel).and_then(|refused| {
+            let cursor = cursor::value(self.identity.store, parcel.through);
+            let record = || BaseRecord::to(&self.cursor_topic).partition(0).key(self.cursor_key.as_bytes()).payload(&cursor[..]);
+            self.send(record).map_err(|error| fate(&error))?;
+            self.flush()?;
+            Ok(refused)
+        });
+        match sent {
+            Ok(refused) => self.commit().map(|()| refused),
+            // The records' own error often says only that they were dropped; whether we were fenced off, the transaction knows.
+            Err(error) => Err(match self.producer.abort_transaction(CALL_WITHIN).map_err(|error| fate(&error)) {
+                Err(fatal @ SinkError::Fatal(_)) => fatal,
+                Ok(()) | Err(_) => error,
+            }),
+        }
+    }
+
+    /// Waits for the broker's word on every record. The library's own flush looks only every 100 ms.
+    fn flush(&self) -> Result<(), SinkError> {
+        let deadline = Instant::now() + CALL_WITHIN;
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() > deadline {
+                return Err(SinkError::Retry("Kafka: no word on some records in time".to_owned()));
+            }
+            self.producer.poll(Duration::from_millis(1));
+        }
+        self.producer.context().take().map_or(Ok(()), |error| Err(fate(&error)))
     }
 
     fn commit(&self) -> Result<(), SinkError> {
@@ -214,7 +234,7 @@ impl Link {
         }
         for (index, result) in parcel.results.iter().enumerate() {
             value.clear();
-            write_result(&mut value, &[("appliance", &self.identity.appliance), ("stream", &result.stream)], &result.json);
+            write_result(&mut value, &self.identity.appliance, result);
             let sent = self.produce(result.pipeline.as_bytes(), &value, &result.id, &result.kind);
             keep_refused(sent, Item::Result { index }, &mut refused)?;
         }
@@ -266,7 +286,8 @@ fn producer(settings: &Settings, name: &str, identity: &Identity) -> Result<Thre
         }
     };
     set("compression.codec", "lz4");
-    set("linger.ms", "5");
+    // Parcels are batches already: waiting for more would only delay the last record.
+    set("linger.ms", "1");
     set("batch.size", "1000000");
     // The largest parcel fits; memory stays bounded all the same.
     set("queue.buffering.max.messages", "100000");
