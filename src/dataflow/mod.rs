@@ -1,1 +1,3 @@
 //! Event time: watermarks, windows, aggregates, joins, patterns.
+
+pub mod join;
