@@ -289,8 +289,7 @@ impl Ring {
         let times = &batch.time[rows.clone()];
         self.order.append(self.first, self.time.window(held.0, held.1), times);
         self.time.write(slot, times);
-        let first_seq = batch.first_seq.0.wrapping_add(rows.start as u64);
-        let seqs: Vec<u64> = (0..rows.len() as u64).map(|row| first_seq.wrapping_add(row)).collect();
+        let seqs: Vec<u64> = rows.clone().map(|row| batch.seq(row).0).collect();
         self.seq.write(slot, &seqs);
         for (column, values) in self.signals.iter_mut().zip(&batch.signals) {
             column.write(slot, &values[rows.clone()]);

@@ -245,8 +245,9 @@ impl JoinOperator {
             Origin::Right => self.counters.late_right += 1,
         }
         let id = format!("late:{}:{}:{}", self.pipeline, self.config.id, row.seq.0);
+        let at = row.seq;
         let body = Body::Late(LateRow { window: Arc::clone(&self.config.id), row });
-        out.push(Output { body, id, pipeline: Arc::clone(&self.pipeline) });
+        out.push(Output::new(id, &self.pipeline, at, body));
     }
 
     /// Pairs a row with those that wait on the other side, and lets it wait on its own.
@@ -324,8 +325,10 @@ impl JoinOperator {
             Some(right) => push_decimal(&mut id, right.seq.0),
             None => id.push('-'),
         }
+        // A pair comes about at the later of its rows.
+        let at = right.as_ref().map_or(left.seq, |right| right.seq.max(left.seq));
         let body = Body::Join(JoinResult { join: Arc::clone(&self.config.id), left, right });
-        Output { body, id, pipeline: Arc::clone(&self.pipeline) }
+        Output::new(id, &self.pipeline, at, body)
     }
 
     /// Moves event time on to `watermark`, the smaller of the two streams' (one that is not later does nothing): frees the rows that

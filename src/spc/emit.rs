@@ -14,7 +14,7 @@ use super::{
     setup::Setup,
     state::KeyState,
 };
-use crate::model::{Body, Capability, Key, Limits, Output, Severity, SpcPoint, Spread, Timestamp};
+use crate::model::{Body, Capability, Key, Limits, Output, Seq, Severity, SpcPoint, Spread, Timestamp};
 
 /// Points of a CUSUM run named as evidence: the newest ones.
 const EVIDENCE_MAX: u64 = 100;
@@ -132,7 +132,7 @@ impl Sink<'_> {
 
     fn push(&mut self, setup: &Setup, body: Body, number: u64) {
         let id = result_id(body.kind(), &setup.pipeline, &setup.config.id, self.key_text, number);
-        self.out.push(Output { body, id, pipeline: Arc::clone(&setup.pipeline) });
+        self.out.push(Output::new(id, &setup.pipeline, Seq(0), body));
     }
 
     pub fn limits(&mut self, setup: &Setup, limits: Limits, version: u32) {

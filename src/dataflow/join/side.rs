@@ -126,7 +126,7 @@ impl Side {
     pub fn insert(&mut self, key: u32, batch: &Batch, row: usize, matched: bool) {
         let head = Head {
             time: batch.time[row],
-            seq: batch.first_seq.0 + row as u64,
+            seq: batch.seq(row).0,
             position: batch.position(row),
             layer: batch.layer(row).unwrap_or(NO_LAYER),
             flags: batch.flags(row).0,
