@@ -343,7 +343,9 @@ impl JoinOperator {
             freed.clear();
             if from == Origin::Left { &mut self.left } else { &mut self.right }.expire(watermark, &mut freed);
             freed.sort_unstable();
-            freed.iter().for_each(|one| self.free(from, *one, out));
+            for one in &freed {
+                self.free(from, *one, out);
+            }
             self.freed = freed;
         }
         let mut emptied = std::mem::take(&mut self.emptied);

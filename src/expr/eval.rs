@@ -165,7 +165,7 @@ impl Scratch {
             }
             Cond::Present(column) => {
                 self.with_operands(&Num::Column(*column), &Num::Const(0.0), at, |value, _| {
-                    each(out, value, |a| truth(!a.is_nan()))
+                    each(out, value, |a| truth(!a.is_nan()));
                 });
             }
             Cond::Finite(number) => {

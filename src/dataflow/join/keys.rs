@@ -43,7 +43,7 @@ impl KeyTable {
         if let Some(number) = self.numbers.find(hash, same) {
             return *number;
         }
-        let key: KeyTexts = texts.map(|text| text.cloned()).collect();
+        let key: KeyTexts = texts.map(Option::<&Arc<str>>::cloned).collect();
         let number = if let Some(number) = self.free.pop() {
             self.texts[number as usize] = key;
             number

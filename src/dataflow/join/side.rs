@@ -196,7 +196,10 @@ impl Side {
     /// Takes the row out of its queue that would be freed first.
     pub fn evict(&mut self) -> Option<Freed> {
         while let Some(Reverse((time, key))) = self.firsts.pop() {
-            let first = self.queues[key as usize].pop_front_if(|first| first.time == time);
+            let queue = &mut self.queues[key as usize];
+            // An entry can be of a row that has gone already.
+            let is_first = queue.front().is_some_and(|first| first.time == time);
+            let first = if is_first { queue.pop_front() } else { None };
             self.schedule(key);
             if let Some(first) = first {
                 return Some(self.freed(key, first));
