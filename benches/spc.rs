@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! Charts at sensor speed, one core: the figures of the issue. `cargo bench --bench spc`
 
 use std::{hint::black_box, sync::Arc};
@@ -69,4 +66,3 @@ fn charts(criterion: &mut Criterion) {
 
 criterion_group!(benches, charts);
 criterion_main!(benches);
->>>>>>> spc

@@ -1,1 +1,312 @@
-//! The fold over the inbox.
+//! The fold: every row, tick and watermark of the inbox goes through [`Engine::step`], and what comes out is the outbox.
+//!
+//! The order within a step is ring ▸ filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, voxels } ▸ alerts. The engine
+//! has no clock: time comes with the inputs, and [`Engine::next_deadline`] says when it wants to be told of it again.
+//! [`Engine::snapshot`] and [`Engine::restore`] carry all state over a restart; restoring and replaying what followed gives what an
+//! undisturbed run gives.
+//!
+//! - `config`: what it is made of.
+//! - `pipeline`: one pipeline.
+//! - `drive`, `timed`: rows and watermark to the operators that live in event time.
+//! - `alarms`: what makes somebody look.
+//! - `state`: snapshots.
+
+mod alarms;
+mod config;
+mod drive;
+mod pipeline;
+mod state;
+mod timed;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    buffer::Ring,
+    dataflow::{Ticked, Watermarks},
+    model::{Batch, Flags, Input, Output, Seq, Stream, Timestamp},
+    voxel::Grid,
+};
+
+pub use crate::quality::checkpoint::Emit;
+pub use alarms::words as key_words;
+pub use config::{EngineConfig, GridSource, PipelineConfig, StreamConfig};
+pub use pipeline::{GridLane, Pipeline, PipelineCounters, Rejected};
+pub use state::{Parts, StateError};
+
+use alarms::Alarms;
+use drive::Flow;
+
+/// What one step gave.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Results, in order.
+    pub outputs: Vec<Output>,
+    /// Rows for the dead-letter lane.
+    pub rejected: Vec<Rejected>,
+}
+
+impl Step {
+    /// Empties it for the next step.
+    pub fn clear(&mut self) {
+        self.outputs.clear();
+        self.rejected.clear();
+    }
+}
+
+/// A configuration that does not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EngineError(pub String);
+
+/// A stream with its recent rows and its watermark.
+#[derive(Debug)]
+pub struct StreamLane {
+    /// The shape of its rows.
+    pub stream: Arc<Stream>,
+    /// The newest rows.
+    pub ring: Ring,
+    /// Rows in its default sliding window.
+    pub window_rows: usize,
+    /// Progress by partition.
+    pub watermarks: Watermarks,
+    /// Rows so far.
+    pub rows: u64,
+    /// The newest time seen, future rows left out.
+    pub newest: Timestamp,
+}
+
+/// Whether arrival times mean something: they do in `run`, and in a replay of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// Idleness and `max_future` act.
+    Arrivals,
+    /// Event time alone.
+    EventTime,
+}
+
+/// The state of everything, and the fold over it.
+#[derive(Debug)]
+pub struct Engine {
+    streams: Vec<StreamLane>,
+    places: BTreeMap<Arc<str>, usize>,
+    pipelines: Vec<Pipeline>,
+    alarms: Alarms,
+    emit: Emit,
+    clock: Clock,
+    last_seq: Seq,
+}
+
+impl Engine {
+    /// An engine that has seen nothing.
+    ///
+    /// # Errors
+    /// What does not fit together, in words; `config` finds the same before it gets here.
+    pub fn new(config: &EngineConfig, emit: Emit, clock: Clock) -> Result<Self, EngineError> {
+        let mut streams = Vec::new();
+        for one in &config.streams {
+            let ring = Ring::new(Arc::clone(&one.stream), one.buffer_rows).map_err(|error| EngineError(error.to_string()))?;
+            streams.push(StreamLane {
+                stream: Arc::clone(&one.stream),
+                ring,
+                window_rows: one.window_rows,
+                watermarks: Watermarks::new(one.watermark.clone(), clock == Clock::Arrivals),
+                rows: 0,
+                newest: Timestamp::MIN,
+            });
+        }
+        let places: BTreeMap<Arc<str>, usize> =
+            streams.iter().enumerate().map(|(at, lane)| (Arc::clone(&lane.stream.id), at)).collect();
+        let find = |id: &str| places.get(id).map(|at| Arc::clone(&streams[*at].stream));
+        let mut pipelines = Vec::new();
+        for one in &config.pipelines {
+            let stream = find(&one.stream)
+                .ok_or_else(|| EngineError(format!("pipeline `{}`: there is no stream `{}`", one.id, one.stream)))?;
+            pipelines.push(Pipeline::new(one, &stream, find).map_err(EngineError)?);
+        }
+        let mut engine = Self { streams, places, pipelines, alarms: Alarms::new(config.alerts), emit, clock, last_seq: Seq(0) };
+        for grid in &config.grids {
+            engine.add_grid(grid)?;
+        }
+        Ok(engine)
+    }
+
+    /// A grid is fed by a pipeline; a stream without any gets one that does nothing else.
+    fn add_grid(&mut self, source: &GridSource) -> Result<(), EngineError> {
+        let id = Arc::clone(&source.grid.settings().id);
+        let fits = |pipeline: &Pipeline| match &source.pipeline {
+            Some(wanted) => pipeline.id == *wanted,
+            None => pipeline.stream.id == source.stream,
+        };
+        let at = match self.pipelines.iter().position(fits) {
+            Some(at) => at,
+            None => {
+                let bare = PipelineConfig {
+                    id: format!("voxels.{id}").into(),
+                    stream: Arc::clone(&source.stream),
+                    sinks: None,
+                    filter: None,
+                    derive: Vec::new(),
+                    checkpoints: Vec::new(),
+                    windows: Vec::new(),
+                    joins: Vec::new(),
+                    patterns: Vec::new(),
+                    charts: Vec::new(),
+                };
+                let lane =
+                    self.stream(&source.stream).ok_or_else(|| EngineError(format!("there is no stream `{}`", source.stream)))?;
+                let pipeline = Pipeline::new(&bare, &lane.stream, |_| None).map_err(EngineError)?;
+                self.pipelines.push(pipeline);
+                self.pipelines.len() - 1
+            }
+        };
+        let pipeline = &mut self.pipelines[at];
+        let grid = Grid::new(source.grid.clone(), Arc::clone(&pipeline.stream)).map_err(|error| EngineError(error.to_string()))?;
+        pipeline.add_grid(id, grid);
+        Ok(())
+    }
+
+    /// One input through everything; what comes of it is added to `step`.
+    pub fn step(&mut self, input: &Input, step: &mut Step) {
+        match input {
+            Input::Batch(batch) => self.batch(batch, step),
+            Input::Watermark { stream, partition, time, arrival } => {
+                if let Some(at) = self.places.get(stream).copied() {
+                    self.streams[at].watermarks.punctuate(partition, *time, *arrival);
+                    self.advance(at, step);
+                }
+            }
+            Input::Tick(now) => {
+                for at in 0..self.streams.len() {
+                    let ticked = self.streams[at].watermarks.tick(*now);
+                    if ticked != Ticked::Nothing {
+                        self.advance(at, step);
+                    }
+                    if ticked == Ticked::Closed {
+                        self.close(at, step);
+                    }
+                }
+            }
+            Input::End => self.end(true, step),
+        }
+    }
+
+    /// The end of a replayed input: every window closes if `flush`, and charts say what they have.
+    pub fn end(&mut self, flush: bool, step: &mut Step) {
+        for pipeline in &mut self.pipelines {
+            pipeline.end(flush, self.emit, self.last_seq, &mut self.alarms, step);
+        }
+    }
+
+    fn batch(&mut self, batch: &Arc<Batch>, step: &mut Step) {
+        let Some(at) = self.places.get(&batch.stream.id).copied() else { return };
+        if batch.is_empty() {
+            return;
+        }
+        let lane = &mut self.streams[at];
+        let mut flow =
+            Flow { before: lane.watermarks.combined().0, after: Vec::with_capacity(batch.rows()), first_seq: batch.seq(0).0 };
+        let future = lane.watermarks.observe(batch, &mut flow.after);
+        let marked = mark_future(batch, &future);
+        let batch = marked.as_ref().unwrap_or(batch);
+        lane.ring.append(batch, 0..batch.rows());
+        lane.rows += batch.rows() as u64;
+        lane.newest = lane.newest.max(lane.watermarks.newest());
+        self.last_seq = batch.seq(batch.rows() - 1);
+        for index in 0..self.pipelines.len() {
+            let rights = self.rights(index);
+            let pipeline = &mut self.pipelines[index];
+            if pipeline.stream.id == batch.stream.id {
+                pipeline.process(batch, &flow, &rights, self.emit, &mut self.alarms, step);
+            } else if pipeline.join_with.contains(&batch.stream.id) {
+                let left = self.places.get(&pipeline.stream.id).map_or(i64::MIN, |at| self.streams[*at].watermarks.combined().0);
+                pipeline.process_right(batch, &flow, left, step);
+            }
+        }
+    }
+
+    /// The watermark of stream `at` moved without a row.
+    fn advance(&mut self, at: usize, step: &mut Step) {
+        let watermark = self.streams[at].watermarks.combined();
+        let id = Arc::clone(&self.streams[at].stream.id);
+        for index in 0..self.pipelines.len() {
+            let rights = self.rights(index);
+            let pipeline = &mut self.pipelines[index];
+            if pipeline.stream.id == id {
+                pipeline.advance(watermark, &rights, self.last_seq, step);
+            } else if pipeline.join_with.contains(&id) {
+                let left = self.places.get(&pipeline.stream.id).map_or(i64::MIN, |at| self.streams[*at].watermarks.combined().0);
+                pipeline.advance_right(&id, watermark.0.min(left), self.last_seq, step);
+            }
+        }
+    }
+
+    /// All partitions of stream `at` are silent.
+    fn close(&mut self, at: usize, step: &mut Step) {
+        let id = Arc::clone(&self.streams[at].stream.id);
+        for pipeline in self.pipelines.iter_mut().filter(|pipeline| pipeline.stream.id == id) {
+            pipeline.close(self.last_seq, step);
+        }
+    }
+
+    /// The watermarks of the streams that a pipeline joins with.
+    fn rights(&self, pipeline: usize) -> Vec<i64> {
+        let of = |id: &Arc<str>| self.places.get(id).map_or(i64::MIN, |at| self.streams[*at].watermarks.combined().0);
+        self.pipelines[pipeline].join_with.iter().map(of).collect()
+    }
+
+    /// By the appliance's clock: when a [`Input::Tick`] would change something.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        if self.clock == Clock::EventTime {
+            return None;
+        }
+        self.streams.iter().filter_map(|lane| lane.watermarks.next_deadline()).min()
+    }
+
+    /// The newest row that went through.
+    pub fn last_seq(&self) -> Seq {
+        self.last_seq
+    }
+
+    /// All streams.
+    pub fn streams(&self) -> &[StreamLane] {
+        &self.streams
+    }
+
+    /// A stream by its id.
+    pub fn stream(&self, id: &str) -> Option<&StreamLane> {
+        self.places.get(id).map(|at| &self.streams[*at])
+    }
+
+    /// All pipelines.
+    pub fn pipelines(&self) -> &[Pipeline] {
+        &self.pipelines
+    }
+
+    /// Feeds a pipeline, or no longer; whether there is one.
+    pub fn set_running(&mut self, id: &str, running: bool) -> bool {
+        let found = self.pipelines.iter_mut().find(|pipeline| *pipeline.id == *id);
+        found.map(|pipeline| pipeline.running = running).is_some()
+    }
+
+    /// A grid by its id.
+    pub fn grid(&self, id: &str) -> Option<&GridLane> {
+        self.pipelines.iter().flat_map(|pipeline| &pipeline.grids).find(|lane| *lane.id == *id)
+    }
+
+    /// All grids.
+    pub fn grids(&self) -> impl Iterator<Item = &GridLane> {
+        self.pipelines.iter().flat_map(|pipeline| &pipeline.grids)
+    }
+}
+
+/// The batch with its too-far-future rows marked, if it has any.
+fn mark_future(batch: &Arc<Batch>, future: &[usize]) -> Option<Arc<Batch>> {
+    if future.is_empty() {
+        return None;
+    }
+    let mut marked = Batch::clone(batch);
+    for row in future {
+        marked.set_flag(*row, Flags::FUTURE);
+    }
+    Some(Arc::new(marked))
+}

@@ -429,7 +429,8 @@ fn reference_limits_differ_only_by_its_rounded_constants() {
         let limits = &said.limits[0];
         let spread = limits.spread.as_ref().unwrap();
         let want = &case["expected"];
-        let near = |got: Option<f64>, want: &Value| assert!((got.unwrap() - want.as_f64().unwrap()).abs() < 2e-5, "{id}: {got:?} {want}");
+        let near =
+            |got: Option<f64>, want: &Value| assert!((got.unwrap() - want.as_f64().unwrap()).abs() < 2e-5, "{id}: {got:?} {want}");
         near(limits.center, &want["xbar"]["cl"]);
         near(limits.ucl, &want["xbar"]["ucl"]);
         near(limits.lcl, &want["xbar"]["lcl"]);
@@ -442,8 +443,7 @@ fn reference_limits_differ_only_by_its_rounded_constants() {
 #[test]
 fn a_step_inside_the_baseline_shows_in_its_violations() {
     let case = parity("SPC-04");
-    let said =
-        chart("id='i'\ntype='i_mr'\nsignal='x'\nlimits={baseline=60}", &batch(&[numbers(&case["input"]["data"])]));
+    let said = chart("id='i'\ntype='i_mr'\nsignal='x'\nlimits={baseline=60}", &batch(&[numbers(&case["input"]["data"])]));
     // The reference divides by 1.128, rounded.
     assert!((said.limits[0].ucl.unwrap() - case["expected"]["ucl"].as_f64().unwrap()).abs() < 3e-4);
     assert!((said.limits[0].lcl.unwrap() - case["expected"]["lcl"].as_f64().unwrap()).abs() < 3e-4);

@@ -274,8 +274,9 @@ impl PatternOperator {
     fn late(&mut self, row: Row, out: &mut Vec<Output>) {
         self.counters.late += 1;
         let id = format!("late:{}:{}:{}", self.pipeline, self.config.id, row.seq.0);
+        let at = row.seq;
         let body = Body::Late(LateRow { window: Arc::clone(&self.config.id), row });
-        out.push(Output { body, id, pipeline: Arc::clone(&self.pipeline) });
+        out.push(Output::new(id, &self.pipeline, at, body));
     }
 
     /// Moves event time on to `watermark` (exclusive: no row earlier than it follows; one that is not later does nothing): looks at the
@@ -360,7 +361,7 @@ impl PatternOperator {
             end,
             rows: rows.iter().map(|item| item.row.clone()).collect(),
         });
-        out.push(Output { body, id, pipeline: Arc::clone(&self.pipeline) });
+        out.push(Output::new(id, &self.pipeline, last.row.seq, body));
     }
 
     /// Gives back the numbers of keys that have nothing left.

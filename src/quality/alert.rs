@@ -66,6 +66,11 @@ impl AlertBook {
         Self { cooldown_ns: config.cooldown_ns, raised: BTreeMap::new() }
     }
 
+    /// How it behaves.
+    pub const fn config(&self) -> AlertConfig {
+        AlertConfig { cooldown_ns: self.cooldown_ns }
+    }
+
     /// Takes over another cooldown, as after a reload.
     pub fn reconfigure(&mut self, config: AlertConfig) {
         self.cooldown_ns = config.cooldown_ns;

@@ -1,0 +1,418 @@
+//! One pipeline: filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, voxels }.
+
+use std::{borrow::Cow, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    PipelineConfig, Step,
+    alarms::Alarms,
+    drive::{Flow, drive},
+    timed::{Join, Pattern},
+};
+use crate::{
+    dataflow::{WindowOperator, join::JoinOperator, pattern::PatternOperator},
+    expr::{Bools, Expr, Scratch, Type},
+    model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp, VoxelUpdate},
+    quality::checkpoint::{Checkpoint, CheckpointState, Emit},
+    spc::ChartOperator,
+    voxel::Grid,
+};
+
+/// A row that a checkpoint refused: it goes to the dead-letter lane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rejected {
+    /// The pipeline.
+    pub pipeline: Arc<str>,
+    /// The checkpoint.
+    pub checkpoint: Arc<str>,
+    /// The row.
+    pub row: Row,
+}
+
+/// Rows through a pipeline, kept over restarts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipelineCounters {
+    /// Rows that went through, filtered ones included.
+    pub processed: u64,
+    /// Rows that the filter left out.
+    pub filtered: u64,
+    /// Rows that were too late for a window or join.
+    pub late: u64,
+    /// Rows that a checkpoint marked.
+    pub flagged: u64,
+    /// Rows that a checkpoint rejected.
+    pub rejected: u64,
+    /// Rows on which the filter could not be evaluated.
+    pub failed: u64,
+    /// Results.
+    pub results: u64,
+    /// Arrival of the last row.
+    pub last_activity: Timestamp,
+}
+
+/// A grid and what it put out last.
+#[derive(Debug)]
+pub struct GridLane {
+    /// The grid's name.
+    pub id: Arc<str>,
+    /// The grid.
+    pub grid: Grid,
+    /// The grid's version in the last snapshot.
+    pub(super) saved_version: u64,
+    announced: Timestamp,
+    touched: u64,
+}
+
+/// A running pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The configured id.
+    pub id: Arc<str>,
+    /// The sinks it feeds; `None` = all.
+    pub sinks: Option<Vec<Arc<str>>>,
+    /// The stream's columns and the derived ones.
+    pub stream: Arc<Stream>,
+    /// Whether it is fed.
+    pub running: bool,
+    /// Rows so far.
+    pub counters: PipelineCounters,
+    /// In the configured order.
+    pub checkpoints: Vec<Checkpoint>,
+    /// In the configured order.
+    pub windows: Vec<WindowOperator>,
+    /// The other stream of each join.
+    pub join_with: Vec<Arc<str>>,
+    /// In the configured order.
+    pub joins: Vec<JoinOperator>,
+    /// In the configured order.
+    pub patterns: Vec<PatternOperator>,
+    /// In the configured order.
+    pub charts: Vec<ChartOperator>,
+    /// Fed after the gate.
+    pub grids: Vec<GridLane>,
+    filter: Option<Expr>,
+    derive: Vec<Expr>,
+    scratch: Scratch,
+    bools: Bools,
+}
+
+/// What a checkpoint of the appliance keeps of a pipeline, but for its operators.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PipelineState {
+    pub(super) running: bool,
+    pub(super) counters: PipelineCounters,
+    pub(super) checkpoints: Vec<CheckpointState>,
+}
+
+/// Voxel updates of a running appliance are announced at most this often, in event time.
+const ANNOUNCE_NS: i64 = 1_000_000_000;
+
+impl Pipeline {
+    /// Builds the pipeline over `stream`; `other` finds the streams it joins with.
+    ///
+    /// # Errors
+    /// Whatever of the configuration does not fit the stream, in words.
+    pub fn new(config: &PipelineConfig, stream: &Stream, other: impl Fn(&str) -> Option<Arc<Stream>>) -> Result<Self, String> {
+        let place = |what: &str, error: &dyn std::fmt::Display| format!("pipeline `{}`, {what}: {error}", config.id);
+        let filter = config
+            .filter
+            .as_ref()
+            .map(|text| Expr::compile(text, stream, Type::Bool))
+            .transpose()
+            .map_err(|error| place("filter", &error))?;
+        let mut extended = stream.clone();
+        let mut derive = Vec::new();
+        for (name, text) in &config.derive {
+            derive.push(Expr::compile(text, &extended, Type::Number).map_err(|error| place(name, &error))?);
+            extended.signals.push(Signal { name: Arc::clone(name), unit: "".into() });
+        }
+        let stream = Arc::new(extended);
+        let id = || Arc::clone(&config.id);
+        let mut pipeline = Self {
+            id: id(),
+            sinks: config.sinks.clone(),
+            stream: Arc::clone(&stream),
+            running: true,
+            counters: PipelineCounters::default(),
+            checkpoints: Vec::new(),
+            windows: Vec::new(),
+            join_with: Vec::new(),
+            joins: Vec::new(),
+            patterns: Vec::new(),
+            charts: Vec::new(),
+            grids: Vec::new(),
+            filter,
+            derive,
+            scratch: Scratch::default(),
+            bools: Bools::default(),
+        };
+        for checkpoint in &config.checkpoints {
+            let built = Checkpoint::new(checkpoint.clone(), &stream).map_err(|error| place(&checkpoint.name, &error))?;
+            pipeline.checkpoints.push(built);
+        }
+        for window in &config.windows {
+            let built = WindowOperator::new(id(), window.clone(), &stream).map_err(|error| place("windows", &error))?;
+            pipeline.windows.push(built);
+        }
+        for (with, join) in &config.joins {
+            let right = other(with).ok_or_else(|| place("joins", &format!("there is no stream `{with}`")))?;
+            let built = JoinOperator::new(id(), join.clone(), &stream, &right).map_err(|error| place("joins", &error))?;
+            pipeline.join_with.push(Arc::clone(with));
+            pipeline.joins.push(built);
+        }
+        for pattern in &config.patterns {
+            let built = PatternOperator::new(id(), pattern.clone(), &stream).map_err(|error| place("patterns", &error))?;
+            pipeline.patterns.push(built);
+        }
+        for chart in &config.charts {
+            let built = ChartOperator::new(id(), chart.clone(), &stream).map_err(|error| place("charts", &error))?;
+            pipeline.charts.push(built);
+        }
+        Ok(pipeline)
+    }
+
+    /// Adds a grid that is fed after the gate.
+    pub fn add_grid(&mut self, id: Arc<str>, grid: Grid) {
+        self.grids.push(GridLane { id, grid, saved_version: 0, announced: Timestamp::MIN, touched: 0 });
+    }
+
+    /// Takes a batch of the pipeline's stream through all operators; results are sorted by the row that caused them.
+    pub fn process(&mut self, batch: &Batch, flow: &Flow, rights: &[i64], emit: Emit, alarms: &mut Alarms, step: &mut Step) {
+        if !self.running {
+            return;
+        }
+        let mut out = Vec::new();
+        self.counters.processed += batch.rows() as u64;
+        self.counters.last_activity = batch.arrival;
+        let mut rows: Option<Vec<usize>> = None;
+        let passed = self.filtered(batch, &mut rows);
+        let derived = self.derived(passed);
+        let gated = self.gate(derived, &mut rows, emit, alarms, &mut out, step);
+        let (gated, places) = (gated.as_ref(), rows.as_deref());
+        for window in &mut self.windows {
+            drive(window, gated, places, flow, &mut out);
+        }
+        for (join, right) in self.joins.iter_mut().zip(rights) {
+            drive(&mut Join::left(join, *right), gated, places, flow, &mut out);
+        }
+        for pattern in &mut self.patterns {
+            drive(&mut Pattern(pattern), gated, places, flow, &mut out);
+        }
+        self.chart(gated, emit, alarms, &mut out);
+        self.fill_grids(gated, emit, &mut out);
+        self.finish(out, step);
+    }
+
+    /// Takes a batch of a stream that this pipeline joins with.
+    pub fn process_right(&mut self, batch: &Batch, flow: &Flow, left: i64, step: &mut Step) {
+        if !self.running {
+            return;
+        }
+        let mut out = Vec::new();
+        for (join, with) in self.joins.iter_mut().zip(&self.join_with) {
+            if **with == *batch.stream.id {
+                drive(&mut Join::right(join, left), batch, None, flow, &mut out);
+            }
+        }
+        self.finish(out, step);
+    }
+
+    /// The watermark of the pipeline's stream is at `watermark`, without a row having come in; `rights` are those of the joined streams.
+    pub fn advance(&mut self, watermark: Timestamp, rights: &[i64], at: Seq, step: &mut Step) {
+        if !self.running {
+            return;
+        }
+        let mut out = Vec::new();
+        for window in &mut self.windows {
+            window.advance(watermark, &mut out);
+        }
+        for (join, right) in self.joins.iter_mut().zip(rights) {
+            join.advance(Timestamp(watermark.0.min(*right)), &mut out);
+        }
+        for pattern in &mut self.patterns {
+            pattern.advance(watermark, &mut out);
+        }
+        for output in &mut out {
+            output.at = at;
+        }
+        self.finish(out, step);
+    }
+
+    /// The watermark that counts for the joins with `stream` is at `watermark`.
+    pub fn advance_right(&mut self, stream: &str, watermark: i64, at: Seq, step: &mut Step) {
+        if !self.running {
+            return;
+        }
+        let mut out = Vec::new();
+        for (join, with) in self.joins.iter_mut().zip(&self.join_with) {
+            if **with == *stream {
+                join.advance(Timestamp(watermark), &mut out);
+            }
+        }
+        for output in &mut out {
+            output.at = at;
+        }
+        self.finish(out, step);
+    }
+
+    /// All partitions of the stream are silent: windows that are open say what they have.
+    pub fn close(&mut self, at: Seq, step: &mut Step) {
+        let mut out = Vec::new();
+        for window in &mut self.windows {
+            window.fire_open(&mut out);
+        }
+        for output in &mut out {
+            output.at = at;
+        }
+        self.finish(out, step);
+    }
+
+    /// The end of a replayed input: windows close (if `flush`), and charts say what they have.
+    pub fn end(&mut self, flush: bool, emit: Emit, at: Seq, alarms: &mut Alarms, step: &mut Step) {
+        if flush {
+            let rights = vec![i64::MAX; self.joins.len()];
+            self.advance(Timestamp::MAX, &rights, at, step);
+        }
+        let mut out = Vec::new();
+        for chart in &mut self.charts {
+            chart.finish(flush, chart_emit(emit), &mut out);
+            alarms.onsets(&self.id, chart.drain_onsets(), at, &mut out);
+        }
+        for output in &mut out {
+            output.at = at;
+        }
+        self.finish(out, step);
+    }
+
+    fn chart(&mut self, batch: &Batch, emit: Emit, alarms: &mut Alarms, out: &mut Vec<Output>) {
+        if batch.is_empty() {
+            return;
+        }
+        let last = batch.seq(batch.rows() - 1);
+        for chart in &mut self.charts {
+            let before = out.len();
+            chart.push(batch, 0..batch.rows(), chart_emit(emit), out);
+            for output in &mut out[before..] {
+                output.at = if output.at == Seq(0) { last } else { output.at };
+            }
+            alarms.onsets(&self.id, chart.drain_onsets(), last, out);
+        }
+    }
+
+    fn filtered<'b>(&mut self, batch: &'b Batch, rows: &mut Option<Vec<usize>>) -> Cow<'b, Batch> {
+        let Some(filter) = &self.filter else { return Cow::Borrowed(batch) };
+        filter.eval_bool(batch, 0..batch.rows(), &mut self.scratch, &mut self.bools);
+        let kept = self.bools.count_true();
+        let failed = self.bools.count_errors();
+        self.counters.failed += failed as u64;
+        self.counters.filtered += (batch.rows() - kept) as u64;
+        if kept == batch.rows() {
+            return Cow::Borrowed(batch);
+        }
+        let keep: Vec<usize> = (0..batch.rows()).filter(|row| self.bools.holds(*row)).collect();
+        let taken = batch.take(&keep);
+        *rows = Some(keep);
+        Cow::Owned(taken)
+    }
+
+    fn derived<'b>(&mut self, batch: Cow<'b, Batch>) -> Cow<'b, Batch> {
+        if self.derive.is_empty() {
+            return batch;
+        }
+        let mut batch = batch.into_owned();
+        for derive in &self.derive {
+            let column = derive.eval_number(&batch, 0..batch.rows(), &mut self.scratch).to_vec();
+            batch.signals.push(column);
+        }
+        batch.stream = Arc::clone(&self.stream);
+        Cow::Owned(batch)
+    }
+
+    fn gate<'b>(
+        &mut self,
+        batch: Cow<'b, Batch>,
+        rows: &mut Option<Vec<usize>>,
+        emit: Emit,
+        alarms: &mut Alarms,
+        out: &mut Vec<Output>,
+        step: &mut Step,
+    ) -> Cow<'b, Batch> {
+        if self.checkpoints.is_empty() {
+            return batch;
+        }
+        let mut batch = batch.into_owned();
+        for checkpoint in &mut self.checkpoints {
+            let verdict = checkpoint.judge(&self.id, &mut batch, emit, &mut self.scratch, out);
+            self.counters.flagged += verdict.flagged;
+            self.counters.rejected += verdict.rejected.len() as u64;
+            alarms.raise(&self.id, verdict.causes, out);
+            if verdict.rejected.is_empty() {
+                continue;
+            }
+            step.rejected.extend(verdict.rejected.iter().map(|row| Rejected {
+                pipeline: Arc::clone(&self.id),
+                checkpoint: Arc::clone(checkpoint.name()),
+                row: batch.row(*row),
+            }));
+            let keep: Vec<usize> = (0..batch.rows()).filter(|row| verdict.rejected.binary_search(row).is_err()).collect();
+            let places = keep.iter().map(|row| rows.as_ref().map_or(*row, |rows| rows[*row])).collect();
+            batch = batch.take(&keep);
+            *rows = Some(places);
+        }
+        Cow::Owned(batch)
+    }
+
+    fn fill_grids(&mut self, batch: &Batch, emit: Emit, out: &mut Vec<Output>) {
+        for lane in &mut self.grids {
+            let touched = lane.grid.update(batch, 0..batch.rows());
+            lane.touched += touched.voxels;
+            let newest = batch.time.last().copied().map_or(Timestamp::MIN, Timestamp);
+            let due = emit == Emit::All || newest.since(lane.announced) >= ANNOUNCE_NS;
+            if lane.touched == 0 || !due {
+                continue;
+            }
+            let body = VoxelUpdate { grid: Arc::clone(&lane.id), version: touched.version, touched: lane.touched };
+            let id = format!("voxel_update:{}:{}:{}", self.id, lane.id, touched.version);
+            let last = batch.seq(batch.rows().saturating_sub(1));
+            out.push(Output::new(id, &self.id, last, Body::VoxelUpdate(body)));
+            lane.touched = 0;
+            lane.announced = newest;
+        }
+    }
+
+    fn finish(&mut self, mut out: Vec<Output>, step: &mut Step) {
+        out.sort_by_key(|output| output.at);
+        self.counters.results += out.len() as u64;
+        self.counters.late += out.iter().filter(|output| matches!(output.body, Body::Late(_))).count() as u64;
+        step.outputs.append(&mut out);
+    }
+
+    /// Windows open now.
+    pub fn active_windows(&self) -> u64 {
+        self.windows.iter().map(|window| window.open_count() as u64).sum()
+    }
+
+    pub(super) fn state(&self) -> PipelineState {
+        PipelineState {
+            running: self.running,
+            counters: self.counters,
+            checkpoints: self.checkpoints.iter().map(|checkpoint| checkpoint.state).collect(),
+        }
+    }
+
+    pub(super) fn set_state(&mut self, state: &PipelineState) {
+        self.running = state.running;
+        self.counters = state.counters;
+        for (checkpoint, stored) in self.checkpoints.iter_mut().zip(&state.checkpoints) {
+            checkpoint.state = *stored;
+        }
+    }
+}
+
+const fn chart_emit(emit: Emit) -> crate::spc::Emit {
+    match emit {
+        Emit::All => crate::spc::Emit::All,
+        Emit::Changes => crate::spc::Emit::Changes,
+    }
+}

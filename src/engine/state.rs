@@ -1,0 +1,207 @@
+//! Snapshots: the engine's state as named parts, so that a checkpoint writes only what changed.
+//!
+//! | name | what |
+//! |---|---|
+//! | `engine` | format version, place in the inbox, streams, alerts |
+//! | `pipeline/{id}` | counters, checkpoints, windows, joins, patterns, charts |
+//! | `grid/{id}` | counters and layers of a grid |
+//! | `grid/{id}/{tile}` | one tile; a snapshot holds those touched since the last one |
+//!
+//! Rings are not in it: they are filled again from the inbox. Parts are `postcard`; the same state gives the same bytes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Engine, alarms::Alarms, pipeline::PipelineState};
+use crate::{
+    dataflow::{WatermarksState, WindowState, join::JoinSnapshot, pattern::PatternSnapshot},
+    model::{Seq, Timestamp},
+    spc,
+    voxel::{Grid, GridState, TileKey},
+};
+
+/// The version of the parts' format; another one is refused.
+const FORMAT: u32 = 1;
+
+/// Parts of the engine's state: name and bytes.
+pub type Parts = Vec<(String, Vec<u8>)>;
+
+/// A snapshot that this configuration cannot go on from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the checkpoint's part `{what}` does not fit: {why}")]
+pub struct StateError {
+    what: String,
+    why: String,
+}
+
+fn fault(what: &str, why: impl std::fmt::Display) -> StateError {
+    StateError { what: what.to_owned(), why: why.to_string() }
+}
+
+#[derive(Serialize, Deserialize)]
+struct EngineState {
+    format: u32,
+    last_seq: Seq,
+    alarms: Alarms,
+    streams: BTreeMap<Arc<str>, LaneState>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LaneState {
+    rows: u64,
+    newest: Timestamp,
+    watermarks: WatermarksState,
+}
+
+/// A pipeline's operators by their ids, so that one that was added or removed does not disturb the others.
+#[derive(Serialize, Deserialize)]
+struct OperatorStates {
+    pipeline: PipelineState,
+    windows: BTreeMap<Arc<str>, WindowState>,
+    joins: BTreeMap<Arc<str>, JoinSnapshot>,
+    patterns: BTreeMap<Arc<str>, PatternSnapshot>,
+    charts: BTreeMap<Arc<str>, Vec<u8>>,
+}
+
+fn pack<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StateError> {
+    postcard::to_stdvec(value).map_err(|error| fault(what, error))
+}
+
+fn unpack<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StateError> {
+    postcard::from_bytes(bytes).map_err(|error| fault(what, error))
+}
+
+impl Engine {
+    /// The parts that changed since the last snapshot (all but untouched tiles).
+    ///
+    /// # Errors
+    /// Never for state that this engine made; the signature says so because serialising can fail in general.
+    pub fn snapshot(&mut self) -> Result<Parts, StateError> {
+        let mut parts = Parts::new();
+        let streams = self.streams.iter().map(|lane| {
+            let state = LaneState { rows: lane.rows, newest: lane.newest, watermarks: lane.watermarks.snapshot() };
+            (Arc::clone(&lane.stream.id), state)
+        });
+        let engine =
+            EngineState { format: FORMAT, last_seq: self.last_seq, alarms: self.alarms.clone(), streams: streams.collect() };
+        parts.push(("engine".into(), pack("engine", &engine)?));
+        for pipeline in &mut self.pipelines {
+            let name = format!("pipeline/{}", pipeline.id);
+            let mut charts = BTreeMap::new();
+            for chart in &pipeline.charts {
+                charts.insert(Arc::clone(chart.id()), pack(&name, &chart.snapshot())?);
+            }
+            let states = OperatorStates {
+                pipeline: pipeline.state(),
+                windows: pipeline.windows.iter().map(|window| (Arc::clone(&window.config().id), window.snapshot())).collect(),
+                joins: pipeline.joins.iter().map(|join| (Arc::clone(&join.config().id), join.snapshot())).collect(),
+                patterns: pipeline.patterns.iter().map(|one| (Arc::clone(&one.config().id), one.snapshot())).collect(),
+                charts,
+            };
+            parts.push((name.clone(), pack(&name, &states)?));
+            for lane in &mut pipeline.grids {
+                let name = format!("grid/{}", lane.id);
+                parts.push((name.clone(), pack(&name, &lane.grid.snapshot())?));
+                for tile in lane.grid.take_touched_tiles(lane.saved_version) {
+                    parts.push((format!("{name}/{}", tile.key.0), tile.bytes));
+                }
+                lane.saved_version = lane.grid.version();
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Goes on from `parts`: what is not in them starts anew, what is in them and not configured any more is left out. Says in words what
+    /// was left out.
+    ///
+    /// # Errors
+    /// A part that is damaged or of another version; the engine is then to be thrown away.
+    pub fn restore(&mut self, parts: Parts) -> Result<Vec<String>, StateError> {
+        let mut parts: BTreeMap<String, Vec<u8>> = parts.into_iter().collect();
+        let mut left_out = Vec::new();
+        let Some(bytes) = parts.remove("engine") else { return Ok(left_out) };
+        let engine: EngineState = unpack("engine", &bytes)?;
+        if engine.format != FORMAT {
+            return Err(fault("engine", format!("it has format {}, this program writes {FORMAT}", engine.format)));
+        }
+        self.last_seq = engine.last_seq;
+        let cooldown = self.alarms.config();
+        self.alarms = engine.alarms;
+        self.alarms.reconfigure(cooldown);
+        for (id, state) in engine.streams {
+            let Some(lane) = self.streams.iter_mut().find(|lane| lane.stream.id == id) else { continue };
+            (lane.rows, lane.newest) = (state.rows, state.newest);
+            lane.watermarks.restore(state.watermarks);
+        }
+        for at in 0..self.pipelines.len() {
+            let name = format!("pipeline/{}", self.pipelines[at].id);
+            if let Some(bytes) = parts.remove(&name) {
+                self.restore_pipeline(at, unpack(&name, &bytes)?, &mut left_out)?;
+            }
+            self.restore_grids(at, &mut parts, &mut left_out)?;
+        }
+        Ok(left_out)
+    }
+
+    fn restore_pipeline(&mut self, at: usize, mut states: OperatorStates, left_out: &mut Vec<String>) -> Result<(), StateError> {
+        let pipeline = &mut self.pipelines[at];
+        pipeline.set_state(&states.pipeline);
+        for window in &mut pipeline.windows {
+            if let Some(state) = states.windows.remove(&window.config().id) {
+                window.restore(state);
+            }
+        }
+        for join in &mut pipeline.joins {
+            if let Some(state) = states.joins.remove(&join.config().id) {
+                if let Err(error) = join.restore(&state) {
+                    left_out.push(error.to_string());
+                }
+            }
+        }
+        for pattern in &mut pipeline.patterns {
+            if let Some(state) = states.patterns.remove(&pattern.config().id) {
+                if let Err(error) = pattern.restore(&state) {
+                    left_out.push(error.to_string());
+                }
+            }
+        }
+        for chart in &mut pipeline.charts {
+            if let Some(bytes) = states.charts.remove(chart.id()) {
+                let state: spc::Snapshot = unpack("charts", &bytes)?;
+                if let Err(error) = chart.restore(state) {
+                    left_out.push(error.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_grids(
+        &mut self,
+        at: usize,
+        parts: &mut BTreeMap<String, Vec<u8>>,
+        left_out: &mut Vec<String>,
+    ) -> Result<(), StateError> {
+        for lane in &mut self.pipelines[at].grids {
+            let name = format!("grid/{}", lane.id);
+            let Some(bytes) = parts.remove(&name) else { continue };
+            let state: GridState = unpack(&name, &bytes)?;
+            let (config, stream) = (lane.grid.config().clone(), Arc::clone(lane.grid.stream()));
+            let mut grid = Grid::restore(config, stream, state).map_err(|error| fault(&name, error))?;
+            let prefix = format!("{name}/");
+            let tiles: Vec<String> =
+                parts.range(prefix.clone()..).map_while(|(name, _)| name.starts_with(&prefix).then(|| name.clone())).collect();
+            for tile in tiles {
+                let Some(bytes) = parts.remove(&tile) else { continue };
+                let Some(key) = tile[prefix.len()..].parse().ok().map(TileKey) else { continue };
+                if let Err(error) = grid.restore_tile(key, &bytes) {
+                    left_out.push(error.to_string());
+                }
+            }
+            lane.saved_version = grid.version();
+            lane.grid = grid;
+        }
+        Ok(())
+    }
+}
