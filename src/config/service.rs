@@ -1,0 +1,230 @@
+//! The tables about the appliance itself: `[appliance] [store] [checkpoints] [alerts] [api] [metrics]`.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    reader::{Section, Value},
+    streams::not_negative,
+};
+use crate::{model::Severity, quality::alert::AlertConfig};
+
+const SECOND_NS: i64 = 1_000_000_000;
+
+/// `[appliance]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApplianceConfig {
+    /// In topics, documents and metric labels.
+    pub id: Arc<str>,
+    /// Where the store is.
+    pub data_dir: PathBuf,
+}
+
+/// `[store]` and `[checkpoints]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSection {
+    /// Disk budget.
+    pub bytes_max: u64,
+    /// How long rows are kept, counted from arrival.
+    pub age_max_ns: i64,
+    /// What goes when the budget is used up.
+    pub shed_newest: bool,
+    /// Between two checkpoints of the engine.
+    pub checkpoint_interval: Duration,
+}
+
+/// An alert channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelConfig {
+    /// Where alerts go.
+    pub kind: ChannelKind,
+    /// Less severe alerts are not sent.
+    pub min_severity: Severity,
+}
+
+/// Where alerts go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelKind {
+    /// An HTTP POST of the alert's JSON.
+    Webhook {
+        /// The address.
+        url: String,
+    },
+    /// A message with the alert's JSON.
+    Mqtt {
+        /// The broker.
+        url: String,
+        /// The topic.
+        topic: String,
+    },
+    /// A mail.
+    Email {
+        /// The mail server as `host:port`.
+        server: String,
+        /// The sender.
+        from: String,
+        /// The receivers.
+        to: Vec<String>,
+    },
+}
+
+/// `[alerts]`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AlertsSection {
+    /// Cooldown.
+    pub book: AlertConfig,
+    /// Unacknowledged alerts are raised again, one severity higher, after this time.
+    pub escalate_after_ns: Option<i64>,
+    /// Where they go besides the outbox.
+    pub channels: Vec<ChannelConfig>,
+}
+
+/// `[api]` and `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSection {
+    /// The API's address.
+    pub api: SocketAddr,
+    /// The metrics page's address.
+    pub metrics: SocketAddr,
+    /// The bearer token; needed off loopback.
+    pub token: Option<Arc<str>>,
+}
+
+/// Reads `[appliance]`.
+pub fn appliance(root: &Section<'_>) -> ApplianceConfig {
+    let defaults = ApplianceConfig { id: "appliance".into(), data_dir: PathBuf::from("/var/lib/qadf-edge") };
+    let Some(section) = root.section("appliance") else { return defaults };
+    let id = section.string_or("id", &defaults.id);
+    if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        section.fault_at("id", "`appliance.id` goes into topics and keys: use letters, digits, `-`, `_` and `.`");
+    }
+    let data_dir = section.string("data_dir").map_or(defaults.data_dir, PathBuf::from);
+    ApplianceConfig { id: id.as_str().into(), data_dir }
+}
+
+/// Reads `[store]` and `[checkpoints]`.
+pub fn store(root: &Section<'_>) -> StoreSection {
+    let mut store = StoreSection {
+        bytes_max: 20_000_000_000,
+        age_max_ns: 30 * 86_400 * SECOND_NS,
+        shed_newest: false,
+        checkpoint_interval: Duration::from_secs(1),
+    };
+    if let Some(section) = root.section("store") {
+        store.bytes_max = section.bytes_or("max_bytes", store.bytes_max);
+        if store.bytes_max < 16_000_000 {
+            section.fault_at("max_bytes", "`store.max_bytes` is too small to work with: give it at least 16MB");
+        }
+        store.age_max_ns = not_negative(&section, "max_age", store.age_max_ns);
+        store.shed_newest = section.choice_or("when_full", &[("shed_oldest", false), ("shed_newest", true)], false);
+    }
+    if let Some(section) = root.section("checkpoints") {
+        let ns = section.duration_or("interval", SECOND_NS);
+        if !(10_000_000..=3600 * SECOND_NS).contains(&ns) {
+            section.fault_at("interval", "`checkpoints.interval` must be between 10ms and 1h");
+        }
+        store.checkpoint_interval = Duration::from_nanos(ns.clamp(10_000_000, 3600 * SECOND_NS) as u64);
+    }
+    store
+}
+
+/// The words for severities.
+pub const SEVERITIES: [(&str, Severity); 4] =
+    [("low", Severity::Low), ("medium", Severity::Medium), ("high", Severity::High), ("critical", Severity::Critical)];
+
+/// Reads `[alerts]`.
+pub fn alerts(root: &Section<'_>) -> AlertsSection {
+    let mut alerts = AlertsSection::default();
+    let Some(section) = root.section("alerts") else { return alerts };
+    alerts.book.cooldown_ns = not_negative(&section, "cooldown", alerts.book.cooldown_ns);
+    alerts.escalate_after_ns = section.get("escalate_after").and_then(|value| value.duration());
+    let channels = section.get("channels").map_or_else(Vec::new, |value| value.items());
+    alerts.channels = channels.iter().filter_map(channel).collect();
+    alerts
+}
+
+fn channel(value: &Value<'_>) -> Option<ChannelConfig> {
+    #[derive(Clone, Copy)]
+    enum Kind {
+        Webhook,
+        Mqtt,
+        Email,
+    }
+    let section = value.section()?;
+    let kind = section.required("type")?.choice(&[("webhook", Kind::Webhook), ("mqtt", Kind::Mqtt), ("email", Kind::Email)])?;
+    let min_severity = section.choice_or("min_severity", &SEVERITIES, Severity::High);
+    let kind = match kind {
+        Kind::Webhook => {
+            let url = section.required_string("url")?;
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                section.fault_at("url", format!("`{url}` is no web address: start it with http:// or https://"));
+            }
+            ChannelKind::Webhook { url }
+        }
+        Kind::Mqtt => ChannelKind::Mqtt { url: section.required_string("url")?, topic: section.required_string("topic")? },
+        Kind::Email => ChannelKind::Email {
+            server: section.required_string("server")?,
+            from: section.required_string("from")?,
+            to: section.strings("to").into_iter().map(|to| to.value).collect(),
+        },
+    };
+    Some(ChannelConfig { kind, min_severity })
+}
+
+/// Reads `[api]` and `[metrics]`.
+pub fn http(root: &Section<'_>) -> HttpSection {
+    let api = root.section("api");
+    let metrics = root.section("metrics");
+    let token = api.as_ref().and_then(|section| secret(section, "token"));
+    let listen = |section: Option<&Section<'_>>, port| {
+        let default = SocketAddr::from(([127, 0, 0, 1], port));
+        section.map_or(default, |section| address(section, default))
+    };
+    let http = HttpSection { api: listen(api.as_ref(), 8080), metrics: listen(metrics.as_ref(), 9090), token: token.map(Into::into) };
+    if let Some(section) = &api {
+        if !http.api.ip().is_loopback() && http.token.is_none() {
+            section.fault_at("listen", "off loopback the API needs a token: set `token_file`, or listen on 127.0.0.1");
+        }
+    }
+    http
+}
+
+fn address(section: &Section<'_>, default: SocketAddr) -> SocketAddr {
+    let Some(text) = section.string("listen") else { return default };
+    match text.parse().ok().or_else(|| text.to_socket_addrs().ok()?.next()) {
+        Some(address) => address,
+        None => {
+            section.fault_at("listen", format!("`{text}` is no address: write host:port, such as 127.0.0.1:{}", default.port()));
+            default
+        }
+    }
+}
+
+/// A secret from `{key}_file`, `{key}_env` or, plainly, `key`.
+pub fn secret(section: &Section<'_>, key: &str) -> Option<String> {
+    let (file_key, env_key) = (format!("{key}_file"), format!("{key}_env"));
+    let plain = section.string(key);
+    let file = section.string(&file_key);
+    let env = section.string(&env_key);
+    if let Some(path) = file {
+        return match std::fs::read_to_string(&path) {
+            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => {
+                section.fault_at(&file_key, format!("cannot read the secret in {path}: {error}"));
+                None
+            }
+        };
+    }
+    if let Some(name) = env {
+        let found = std::env::var(&name).ok();
+        if found.is_none() {
+            section.fault_at(&env_key, format!("the environment has no {name}: set it, or use `{file_key}`"));
+        }
+        return found;
+    }
+    plain
+}
