@@ -1,9 +1,11 @@
-//! The retry loop against a far end that fails to order.
+//! The retry loop against a far end that fails to order, from a backlog in memory and from the store.
 
 // The sinks' tests use all of it.
 #[allow(dead_code)]
 #[path = "sinks/material.rs"]
 mod material;
+#[path = "sinks/stored.rs"]
+mod stored;
 
 use std::{
     collections::VecDeque,
@@ -14,8 +16,8 @@ use std::{
 use material::Memory;
 use qadf_edge::{
     deliver::{
-        Config, Connect, Count, Delivered, Delivery, Item, Parcel, Progress, ReadLimits, Refusal, Refused, Sink, SinkCounters,
-        SinkError,
+        Backlog, Config, Connect, Count, Delivered, Delivery, Item, Parcel, Progress, ReadLimits, Refusal, Refused, Sink,
+        SinkCounters, SinkError,
         breaker::{Circuit, Policy},
         counters::Snapshot,
         run,
@@ -46,6 +48,7 @@ struct State {
     results: Vec<u64>,
     connections: usize,
     known: Option<Progress>,
+    historical: usize,
 }
 
 impl FarEnd {
@@ -79,6 +82,7 @@ impl Sink for FarEnd {
         if let Order::Deliver | Order::LoseTheAnswer | Order::RefuseRow(_) = order {
             self.state(|state| {
                 state.rows.extend(&rows);
+                state.historical += parcel.rows.iter().filter(|lot| lot.historical).count();
                 state.results.extend(parcel.results.iter().map(|result| result.seq.0));
             });
         }
@@ -109,12 +113,15 @@ fn config(delivery: Delivery) -> Config {
 
 /// Runs the loop until the cursor is at the end.
 async fn drain(delivery: Delivery, far_end: &FarEnd, backlog: &Memory) -> Snapshot {
+    drain_until(delivery, far_end, backlog.clone(), backlog.head()).await
+}
+
+async fn drain_until(delivery: Delivery, far_end: &FarEnd, backlog: impl Backlog, (rows, results): (Seq, Seq)) -> Snapshot {
     let counters = Arc::new(SinkCounters::default());
     let (stop, stopped) = watch::channel(false);
-    let (_committed, announced) = watch::channel(backlog.head());
-    let running = tokio::spawn(run(config(delivery), far_end.clone(), backlog.clone(), announced, Arc::clone(&counters), stopped));
+    let (_committed, announced) = watch::channel((rows, results));
+    let running = tokio::spawn(run(config(delivery), far_end.clone(), backlog, announced, Arc::clone(&counters), stopped));
     let deadline = Instant::now() + Duration::from_secs(30);
-    let (rows, results) = backlog.head();
     while counters.snapshot().cursor != (Progress { rows, results }) {
         assert!(Instant::now() < deadline, "not drained: {:?}", counters.snapshot());
         tokio::task::yield_now().await;

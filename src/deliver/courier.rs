@@ -116,7 +116,7 @@ pub trait Backlog: Send + 'static {
     /// When the store cannot be read or takes nothing more.
     fn catch_up(&mut self, cursor: Progress, through: Progress) -> Result<Count, BacklogError>;
 
-    /// Keeps what the far end refused.
+    /// Keeps what the far end refused, and returns once that is durable.
     ///
     /// # Errors
     /// When the store takes nothing more.
@@ -283,7 +283,7 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
             self.ahead = Some(lot?);
         }
         let Some(outcome) = outcome else { return Ok(Next::Stop) };
-        self.settle(parcel, outcome)
+        self.settle(parcel, outcome).await
     }
 
     /// `None` if the order to stop came and the attempt took too long after it.
@@ -303,7 +303,7 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
     }
 
     /// Books what became of an attempt.
-    fn settle(&mut self, parcel: &Parcel, outcome: Result<Delivered, SinkError>) -> Result<Next, BacklogError> {
+    async fn settle(&mut self, parcel: &Parcel, outcome: Result<Delivered, SinkError>) -> Result<Next, BacklogError> {
         let (delivered, refused) = match outcome {
             Ok(delivered) => (delivered, Vec::new()),
             Err(SinkError::Reject { which, rest }) => (rest, which),
@@ -322,7 +322,7 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         let rejected = Count { rows, results: refused.len() as u64 - rows };
         if !refused.is_empty() {
             let refusals = refused.into_iter().map(|refused| refusal(parcel, refused)).collect();
-            self.backlog_mut()?.reject(refusals)?;
+            self.with_backlog(move |backlog| backlog.reject(refusals)).await?;
         }
         self.counters.delivered(parcel.count().less(rejected), rejected, delivered.repeated);
         self.breaker.succeeded();

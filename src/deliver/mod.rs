@@ -22,12 +22,14 @@ pub mod mongo;
 pub mod parcel;
 pub mod redis;
 pub mod row_json;
+pub mod stored;
 
 use std::{future::Future, sync::Arc};
 
 pub use counters::{Count, SinkCounters};
 pub use courier::{Backlog, BacklogError, Config, Confirmation, Lot, ReadLimits, Refusal, run};
 pub use parcel::{Identity, Parcel, Progress, ResultRecord, RowLot};
+pub use stored::{Route, StoredBacklog};
 
 /// What the far end made of a parcel it confirmed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! that what was delivered is counted in the store's balance in any case.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -33,6 +33,8 @@ pub struct StoredBacklog {
     writer: Writer,
     sink: Arc<str>,
     route: Route,
+    /// How far the cursors are, or will be once the moves on their way are committed.
+    moved: Progress,
     /// Moves that the store answered with an error; the writer's thread puts them here.
     failed: Arc<Mutex<Vec<(CursorMove, StoreError)>>>,
 }
@@ -44,47 +46,44 @@ impl StoredBacklog {
     /// When the store takes no subscription.
     pub fn open(reader: Reader, writer: Writer, sink: &str, route: Route, start: StartAt) -> Result<Self, BacklogError> {
         let sink: Arc<str> = sink.into();
-        for (lane, only) in [(Lane::Rows, &route.streams), (Lane::Results, &route.pipelines)] {
-            let wish = Subscription { sink: Arc::clone(&sink), lane, only: only.clone(), start };
-            writer.subscribe(wish).map_err(fault)?;
-        }
-        Ok(Self { reader, writer, sink, route, failed: Arc::default() })
+        let subscribe = |lane, only: &Option<Vec<Arc<str>>>| {
+            writer.subscribe(Subscription { sink: Arc::clone(&sink), lane, only: only.clone(), start })
+        };
+        let rows = subscribe(Lane::Rows, &route.streams)?;
+        let moved = Progress { rows, results: subscribe(Lane::Results, &route.pipelines)? };
+        Ok(Self { reader, writer, sink, route, moved, failed: Arc::default() })
     }
 
-    /// The moves of both lanes, each with what failed before of its lane.
-    fn moves(&self, done: Confirmation) -> Result<Vec<CursorMove>, BacklogError> {
-        let row = CursorMove {
-            sink: Arc::clone(&self.sink),
-            lane: Lane::Rows,
-            from: done.from.rows,
-            through: done.through.rows,
-            // What it will never hold is settled too: otherwise it would count as waiting for ever.
-            delivered: done.delivered.rows + done.given_up.rows,
-        };
-        let result = CursorMove {
-            sink: Arc::clone(&self.sink),
-            lane: Lane::Results,
-            from: done.from.results,
-            through: done.through.results,
-            delivered: done.delivered.results + done.given_up.results,
-        };
-        let mut moves = vec![row, result];
+    /// The moves to make, each with what failed before of its lane.
+    fn moves(&mut self, done: Confirmation) -> Result<Vec<CursorMove>, BacklogError> {
+        // What the far end will never hold is settled too: otherwise it would count as waiting for ever.
+        let mut settled = done.delivered;
+        settled.add(done.given_up);
+        let go = |lane, from, through, delivered| CursorMove { sink: Arc::clone(&self.sink), lane, from, through, delivered };
+        let mut moves = Vec::with_capacity(2);
+        if done.through.rows > self.moved.rows {
+            moves.push(go(Lane::Rows, done.from.rows, done.through.rows, settled.rows));
+        }
+        if done.through.results > self.moved.results {
+            moves.push(go(Lane::Results, done.from.results, done.through.results, settled.results));
+        }
+        self.moved = self.moved.max(done.through);
         for (earlier, error) in std::mem::take(&mut *self.failed.lock().unwrap_or_else(PoisonError::into_inner)) {
             if !error.is_retryable() {
-                return Err(fault(error));
+                return Err(error.into());
             }
-            for go in moves.iter_mut().filter(|go| go.lane == earlier.lane) {
-                go.from = go.from.min(earlier.from);
-                go.through = go.through.max(earlier.through);
-                go.delivered += earlier.delivered;
+            match moves.iter_mut().find(|go| go.lane == earlier.lane) {
+                Some(go) => {
+                    go.from = go.from.min(earlier.from);
+                    go.delivered += earlier.delivered;
+                }
+                None => moves.push(earlier),
             }
         }
-        // Nothing was ever read there.
-        moves.retain(|go| go.through.0 > 0);
         Ok(moves)
     }
 
-    fn move_all(&self, done: Confirmation) -> Result<(), BacklogError> {
+    fn move_all(&mut self, done: Confirmation) -> Result<(), BacklogError> {
         for go in self.moves(done)? {
             let (failed, kept) = (Arc::clone(&self.failed), go.clone());
             let answer = move |outcome: Result<(), StoreError>| {
@@ -102,27 +101,20 @@ impl StoredBacklog {
             Lane::Rows => self.route.streams.as_deref(),
             Lane::Results => self.route.pipelines.as_deref(),
         };
-        let count = |seq| self.reader.count_after(lane, seq, only).map_err(fault);
+        let count = |seq| self.reader.count_after(lane, seq, only);
         Ok(count(after)?.saturating_sub(count(through)?))
     }
 }
 
 impl Backlog for StoredBacklog {
     fn cursor(&mut self) -> Result<Progress, BacklogError> {
-        let mut progress = Progress::default();
-        for balance in self.reader.balances().map_err(fault)?.into_iter().filter(|balance| balance.sink == self.sink) {
-            match balance.lane {
-                Lane::Rows => progress.rows = balance.seq,
-                Lane::Results => progress.results = balance.seq,
-            }
-        }
-        Ok(progress)
+        Ok(self.moved)
     }
 
     fn read(&mut self, after: Progress, limits: ReadLimits) -> Result<Lot, BacklogError> {
-        let page = self.reader.rows_after(after.rows, limits.rows, self.route.streams.as_deref()).map_err(fault)?;
+        let page = self.reader.rows_after(after.rows, limits.rows, self.route.streams.as_deref())?;
         let (results, results_through) =
-            self.reader.results_after(after.results, limits.results, self.route.pipelines.as_deref()).map_err(fault)?;
+            self.reader.results_after(after.results, limits.results, self.route.pipelines.as_deref())?;
         let now = now();
         let is_old = |arrival: Timestamp| now.since(arrival) > LIVE_NS;
         let full = !page.at_end || results.len() == limits.results;
@@ -138,7 +130,7 @@ impl Backlog for StoredBacklog {
 
     fn confirm_durably(&mut self, done: Confirmation) -> Result<(), BacklogError> {
         for go in self.moves(done)? {
-            self.writer.move_cursor_and_wait(go).map_err(fault)?;
+            self.writer.move_cursor_and_wait(go)?;
         }
         Ok(())
     }
@@ -155,19 +147,14 @@ impl Backlog for StoredBacklog {
 
     fn reject(&mut self, refusals: Vec<Refusal>) -> Result<(), BacklogError> {
         let dead_letters = refusals.into_iter().map(|refusal| dead_letter(&self.sink, refusal)).collect();
-        let failed = Arc::clone(&self.failed);
-        let nothing = CursorMove { sink: Arc::clone(&self.sink), lane: Lane::Rows, from: Seq(0), through: Seq(0), delivered: 0 };
-        let on_synced = move |outcome: Result<_, StoreError>| {
-            if let Err(error) = outcome {
-                failed.lock().unwrap_or_else(PoisonError::into_inner).push((nothing, error));
-            }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let on_synced = move |outcome| {
+            // Gone only if the waiting thread is.
+            let _ = sender.send(outcome);
         };
-        self.writer.append_blocking(Append {
-            input: None,
-            dead_letters,
-            decoded_at: Instant::now(),
-            on_synced: Box::new(on_synced),
-        });
+        let append = Append { input: None, dead_letters, decoded_at: Instant::now(), on_synced: Box::new(on_synced) };
+        self.writer.append_blocking(append);
+        receiver.recv().unwrap_or(Err(StoreError::Closed))?;
         Ok(())
     }
 }
@@ -202,6 +189,8 @@ fn now() -> Timestamp {
     Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
-fn fault(error: StoreError) -> BacklogError {
-    BacklogError(error.to_string())
+impl From<StoreError> for BacklogError {
+    fn from(error: StoreError) -> Self {
+        Self(error.to_string())
+    }
 }
