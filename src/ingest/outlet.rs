@@ -122,18 +122,17 @@ impl<R> Outlet<R> {
         self.rows_under_way = 0;
     }
 
-    /// Calls `acknowledge` with the receipts of everything under way as it is synced, for at most [`DRAIN_TIME_MAX`].
-    pub async fn drain(&mut self, mut acknowledge: impl AsyncFnMut(Vec<R>)) {
-        let all = async {
-            while !self.is_idle() {
-                match self.next_synced().await {
-                    Ok(receipts) => acknowledge(receipts).await,
-                    Err(_) => return,
-                }
-            }
-        };
-        // Too late: what is left is not acknowledged, and comes again.
-        let _ = time::timeout(DRAIN_TIME_MAX, all).await;
+    /// When draining ends: what is not synced by then is not acknowledged, and comes again.
+    pub fn drain_deadline() -> time::Instant {
+        time::Instant::now() + DRAIN_TIME_MAX
+    }
+
+    /// The receipts of the oldest parcel; `None` = nothing is under way any more, or it takes too long.
+    pub async fn drain(&mut self, deadline: time::Instant) -> Option<Vec<R>> {
+        if self.is_idle() {
+            return None;
+        }
+        time::timeout_at(deadline, self.next_synced()).await.ok()?.ok()
     }
 
     fn can_flush(&self) -> bool {

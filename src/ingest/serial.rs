@@ -99,7 +99,8 @@ pub(super) async fn run(
             () = ended(&mut shutdown) => break,
         }
     }
-    outlet.drain(async |_: Vec<()>| {}).await;
+    let deadline = Outlet::<()>::drain_deadline();
+    while outlet.drain(deadline).await.is_some() {}
     status.ended();
 }
 

@@ -87,7 +87,10 @@ pub(super) async fn run(
             () = ended(&mut shutdown) => break,
         }
     }
-    outlet.drain(async |receipts| acknowledge(receipts, shared).await).await;
+    let deadline = Outlet::<Receipt>::drain_deadline();
+    while let Some(receipts) = outlet.drain(deadline).await {
+        acknowledge(receipts, shared).await;
+    }
 }
 
 async fn acknowledge(receipts: Vec<Receipt>, shared: &Shared) {
