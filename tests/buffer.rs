@@ -76,8 +76,7 @@ fn a_window_of_none_is_empty() {
     let held: Vec<_> = floats(&case["input"]["buffer"]).into_iter().map(|value| (value as i64, value)).collect();
     add(&mut ring, &held);
     let sizes = case["input"]["sizes"].as_array().unwrap();
-    let found: Vec<_> =
-        sizes.iter().map(|size| ring.sliding(size.as_u64().unwrap() as usize).signal(0).to_vec()).collect();
+    let found: Vec<_> = sizes.iter().map(|size| ring.sliding(size.as_u64().unwrap() as usize).signal(0).to_vec()).collect();
     let expected: Vec<_> = case["expected"]["r"].as_array().unwrap().iter().map(floats).collect();
     assert_eq!(found, expected);
 }
