@@ -74,7 +74,9 @@ fn windows(capacity: usize, batches: &[Batch]) {
     });
     let sum = timed(&|| black_box(&ring).sliding(black_box(100)).signal(0).sum());
     let time = timed(&|| black_box(&ring).time_window(black_box(100_000), newest).len() as f64);
-    println!("capacity {capacity:9}: sliding window of 100 rows {view:5.1} ns, and its sum {sum:5.1} ns; time window {time:5.1} ns");
+    println!(
+        "capacity {capacity:9}: sliding window of 100 rows {view:5.1} ns, and its sum {sum:5.1} ns; time window {time:5.1} ns"
+    );
 }
 
 fn main() {

@@ -196,7 +196,9 @@ fn memory() {
 
 fn main() {
     let identity = Transform::IDENTITY;
-    for (name, points) in [("raster, 4 points a voxel", raster(0.25)), ("raster, 1 point a voxel", raster(1.0)), ("random", scattered())] {
+    for (name, points) in
+        [("raster, 4 points a voxel", raster(0.25)), ("raster, 1 point a voxel", raster(1.0)), ("random", scattered())]
+    {
         let dense = into_dense(&format!("{name}: dense array"), &points);
         let basic = into_grid(&format!("{name}: grid, basic lanes"), &points, BASIC, identity);
         let with_last = into_grid(&format!("{name}: grid, with last (default)"), &points, Lanes::default(), identity);

@@ -39,6 +39,18 @@ pub struct Touched {
     pub full: u64,
 }
 
+impl Touched {
+    /// Adds what another update did; the version stays.
+    pub(super) fn join(&mut self, other: Self) {
+        self.voxels += other.voxels;
+        self.rows += other.rows;
+        self.rejected += other.rejected;
+        self.unplaced += other.unplaced;
+        self.without_value += other.without_value;
+        self.full += other.full;
+    }
+}
+
 /// The columns of a block's rows.
 struct Columns<'a> {
     /// In the build's frame, mm.

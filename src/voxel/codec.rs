@@ -135,9 +135,7 @@ impl Grid {
     fn lane_bits(&self) -> u8 {
         let settings = self.config.settings();
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
-        bit(settings.weights == Weights::Trilinear, WEIGHT)
-            | bit(settings.lanes.sum, SUM)
-            | bit(settings.lanes.first, FIRST)
+        bit(settings.weights == Weights::Trilinear, WEIGHT) | bit(settings.lanes.sum, SUM) | bit(settings.lanes.first, FIRST)
     }
 }
 

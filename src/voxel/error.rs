@@ -86,6 +86,17 @@ pub enum GridError {
         /// It may take.
         bytes_max: u128,
     },
+    /// Nothing has been added yet.
+    #[error("the grid has no voxel yet")]
+    Empty,
+    /// A coordinate system that is not where it should be.
+    #[error("the frame `{frame}` {why}")]
+    Frame {
+        /// Which one.
+        frame: String,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// A layer without a voxel.
     #[error("layer {layer} has no value of `{signal}`")]
     EmptyLayer {

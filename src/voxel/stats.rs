@@ -19,15 +19,8 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    pub const EMPTY: Self = Self {
-        count: 0,
-        mean: 0.0,
-        m2: 0.0,
-        min: f64::INFINITY,
-        max: f64::NEG_INFINITY,
-        last: f64::NAN,
-        last_time: i64::MIN,
-    };
+    pub const EMPTY: Self =
+        Self { count: 0, mean: 0.0, m2: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY, last: f64::NAN, last_time: i64::MIN };
 
     /// Takes a value.
     #[inline]
