@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     capability::Within,
-    config::{Attribute, ChartConfig, ChartKind, Estimator},
+    config::{Attribute, ChartConfig, ChartKind, Estimator, Half},
     constants::{D4_OF_TWO, c4, c5, constants},
     lines::Frozen,
     moments::{Moments, lag_1, lag_1_bound},
@@ -15,42 +15,90 @@ use super::{
     sample::Sample,
 };
 
-/// The collected points; columns of equal length, `values` with one number a signal.
+/// The collected points, in columns; those that no estimate needs are empty.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct Baseline {
     /// Index of the first point.
     first: u64,
-    /// Index of each, counted from the first.
+    /// How many points.
+    count: usize,
+    /// Index of each, counted from the first; empty as long as they all follow each other.
     offsets: Vec<u32>,
+    /// One number a signal and point.
     values: Vec<f64>,
     ranges: Vec<f64>,
     squares: Vec<f64>,
+    /// Size of each; empty as long as all are `size`.
     sizes: Vec<f64>,
+    size: f64,
+}
+
+/// Which columns a chart's baseline has.
+struct Columns {
+    sizes: bool,
+    ranges: bool,
+    squares: bool,
+}
+
+impl Columns {
+    fn of(config: &ChartConfig) -> Self {
+        let attribute = matches!(config.kind, ChartKind::Attribute { .. });
+        let grouped = !attribute && !config.kind.is_multivariate() && !config.is_individual();
+        let range = config.estimator == Estimator::Range || config.half() == Half::Range;
+        let squares = config.estimator != Estimator::Range || config.half() == Half::Deviation || config.spec.is_some();
+        Self { sizes: attribute || grouped, ranges: grouped && range, squares: grouped && squares }
+    }
 }
 
 impl Baseline {
+    /// Room for as many points as are wanted, and not more.
+    pub fn for_points(points: usize, config: &ChartConfig) -> Self {
+        let columns = Columns::of(config);
+        let room = |wanted: bool| Vec::with_capacity(if wanted { points } else { 0 });
+        Self {
+            values: Vec::with_capacity(points * config.signals.len()),
+            ranges: room(columns.ranges),
+            squares: room(columns.squares),
+            ..Self::default()
+        }
+    }
+
     pub fn len(&self) -> usize {
-        self.offsets.len()
+        self.count
     }
 
     /// Adds a point: a sample, or the row of a multivariate chart.
     pub fn push(&mut self, index: u64, sample: &Sample, row: &[f64], config: &ChartConfig) {
-        if self.offsets.is_empty() {
-            self.first = index;
+        let columns = Columns::of(config);
+        if self.count == 0 {
+            (self.first, self.size) = (index, sample.n);
         }
-        self.offsets.push(u32::try_from(index - self.first).unwrap_or(u32::MAX));
+        let offset = u32::try_from(index - self.first).unwrap_or(u32::MAX);
+        if !self.offsets.is_empty() || offset as usize != self.count {
+            let so_far = self.count as u32;
+            if self.offsets.is_empty() {
+                self.offsets.extend(0..so_far);
+            }
+            self.offsets.push(offset);
+        }
+        if columns.sizes && (!self.sizes.is_empty() || sample.n != self.size) {
+            if self.sizes.is_empty() {
+                self.sizes.resize(self.count, self.size);
+            }
+            self.sizes.push(sample.n);
+        }
         if config.kind.is_multivariate() {
             self.values.extend_from_slice(row);
-            return;
+        } else {
+            self.values.push(sample.value);
         }
-        self.values.push(sample.value);
-        if matches!(config.kind, ChartKind::Attribute { .. }) {
-            self.sizes.push(sample.n);
-        } else if !config.is_individual() {
-            self.sizes.push(sample.n);
+        if columns.ranges {
             self.ranges.push(sample.range);
+        }
+        if columns.squares {
             self.squares.push(sample.squares);
         }
+        self.count += 1;
     }
 
     /// Bytes it holds.
@@ -62,71 +110,62 @@ impl Baseline {
 
     /// Whether columns agree; a snapshot from elsewhere might not.
     pub fn is_consistent(&self, config: &ChartConfig) -> bool {
-        let points = self.len();
-        let attribute = matches!(config.kind, ChartKind::Attribute { .. });
-        let grouped = !attribute && !config.kind.is_multivariate() && !config.is_individual();
-        let of = |wanted: bool| if wanted { points } else { 0 };
-        self.values.len() == points * config.signals.len()
-            && self.sizes.len() == of(attribute || grouped)
-            && self.ranges.len() == of(grouped)
-            && self.squares.len() == of(grouped)
+        let columns = Columns::of(config);
+        let all = |wanted: bool, len: usize| len == if wanted { self.count } else { 0 };
+        self.count.checked_mul(config.signals.len()) == Some(self.values.len())
+            && all(columns.ranges, self.ranges.len())
+            && all(columns.squares, self.squares.len())
+            && (self.sizes.is_empty() || all(columns.sizes, self.sizes.len()))
+            && (self.offsets.is_empty() || self.offsets.len() == self.count)
+    }
+
+    fn offset(&self, i: usize) -> u64 {
+        self.offsets.get(i).map_or(i as u64, |offset| u64::from(*offset))
+    }
+
+    fn size(&self, i: usize) -> f64 {
+        self.sizes.get(i).copied().unwrap_or(self.size)
+    }
+
+    fn follows(&self, i: usize) -> bool {
+        i > 0 && self.offset(i) == self.offset(i - 1) + 1
     }
 
     /// Point `i`: its index, whether it follows the one before, the sample, and its row.
     pub fn point(&self, i: usize, signals: usize) -> (u64, bool, Sample, &[f64]) {
-        let follows = i > 0 && self.offsets[i] == self.offsets[i - 1].saturating_add(1);
         let row = &self.values[i * signals..(i + 1) * signals];
-        let or = |column: &[f64], default: f64| column.get(i).copied().unwrap_or(default);
         let sample = Sample {
             value: row[0],
-            n: or(&self.sizes, 1.0),
-            range: or(&self.ranges, f64::NAN),
-            squares: or(&self.squares, 0.0),
+            n: self.size(i),
+            range: self.ranges.get(i).copied().unwrap_or(f64::NAN),
+            squares: self.squares.get(i).copied().unwrap_or(0.0),
             outside: 0,
         };
-        (self.first + u64::from(self.offsets[i]), follows, sample, row)
+        (self.first + self.offset(i), self.follows(i), sample, row)
     }
 
     /// The last point if it is the one before `index`.
     pub fn value_before(&self, index: u64) -> Option<f64> {
-        let last = self.first + u64::from(*self.offsets.last()?);
+        let last = self.first + self.offset(self.count.checked_sub(1)?);
         (last + 1 == index).then(|| self.values.last().copied()).flatten()
     }
 
-    /// Takes out the points with these indices; how many there were.
-    pub fn exclude(&mut self, indices: &[u64]) -> usize {
-        let first = self.first;
-        let gone: Vec<bool> = self.offsets.iter().map(|offset| indices.contains(&(first + u64::from(*offset)))).collect();
-        let signals = self.values.len() / self.len().max(1);
-        let keep = |column: &mut Vec<f64>, each: usize| {
-            let mut at = 0;
-            column.retain(|_| {
-                at += 1;
-                !gone.get((at - 1) / each.max(1)).copied().unwrap_or(false)
-            });
-        };
-        keep(&mut self.values, signals);
-        keep(&mut self.ranges, 1);
-        keep(&mut self.squares, 1);
-        keep(&mut self.sizes, 1);
-        let mut at = 0;
-        self.offsets.retain(|_| {
-            at += 1;
-            !gone[at - 1]
-        });
-        gone.iter().filter(|gone| **gone).count()
+    /// Without the points with these indices.
+    pub fn without(&self, indices: &[u64], config: &ChartConfig) -> Self {
+        let signals = config.signals.len();
+        let mut rest = Self::for_points(self.count, config);
+        for i in 0..self.count {
+            let (index, _, sample, row) = self.point(i, signals);
+            if !indices.contains(&index) {
+                rest.push(index, &sample, row, config);
+            }
+        }
+        rest
     }
 
     /// Size of every point, if they share one.
     pub fn common_size(&self) -> Option<f64> {
-        match self.sizes.first() {
-            None => Some(1.0),
-            Some(first) => self.sizes.iter().all(|size| size == first).then_some(*first),
-        }
-    }
-
-    fn follows(&self, i: usize) -> bool {
-        i > 0 && self.offsets[i] == self.offsets[i - 1].saturating_add(1)
+        self.sizes.iter().all(|size| *size == self.size).then_some(self.size)
     }
 
     /// Absolute differences of neighbours in `values`, a column in step with the points.
@@ -164,8 +203,7 @@ impl Baseline {
     fn center(&self) -> f64 {
         let mut all = Moments::default();
         for (i, value) in self.values.iter().enumerate() {
-            let count = self.sizes.get(i).map_or(1, |size| *size as u64);
-            all.merge(&Moments { count, mean: *value, squares: 0.0 });
+            all.merge(&Moments { count: self.size(i) as u64, mean: *value, squares: 0.0 });
         }
         all.mean
     }
@@ -174,15 +212,15 @@ impl Baseline {
     pub fn rows(&self) -> Moments {
         let mut all = Moments::default();
         for (i, value) in self.values.iter().enumerate() {
-            let count = self.sizes.get(i).map_or(1, |size| *size as u64);
-            all.merge(&Moments { count, mean: *value, squares: self.squares.get(i).copied().unwrap_or(0.0) });
+            let squares = self.squares.get(i).copied().unwrap_or(0.0);
+            all.merge(&Moments { count: self.size(i) as u64, mean: *value, squares });
         }
         all
     }
 
     /// How many values of an individuals chart lie outside; unknown for subgroups.
     pub fn outside(&self, outside: impl Fn(f64) -> bool) -> Option<u64> {
-        self.sizes.is_empty().then(|| self.values.iter().filter(|value| outside(**value)).count() as u64)
+        (self.common_size() == Some(1.0)).then(|| self.values.iter().filter(|value| outside(**value)).count() as u64)
     }
 
     /// The variation inside subgroups, or between neighbours.
@@ -214,7 +252,7 @@ impl Baseline {
 
     fn rate(&self, attribute: Attribute) -> Result<Frozen, String> {
         let counted: f64 = self.values.iter().sum();
-        let inspected: f64 = if attribute == Attribute::C { self.len() as f64 } else { self.sizes.iter().sum() };
+        let inspected: f64 = if attribute == Attribute::C { self.len() as f64 } else { (0..self.count).map(|i| self.size(i)).sum() };
         let rate = counted / inspected;
         if rate.is_nan() || rate <= 0.0 {
             return Err("the baseline counts nothing: no limits; a longer baseline is needed".to_owned());
@@ -225,7 +263,8 @@ impl Baseline {
         let mut ratio = 1.0;
         if attribute.is_laney() {
             let noise = if attribute == Attribute::LaneyP { rate * (1.0 - rate) } else { rate };
-            let scores: Vec<f64> = self.values.iter().zip(&self.sizes).map(|(x, n)| (x / n - rate) / (noise / n).sqrt()).collect();
+            let score = |(i, x): (usize, &f64)| (x / self.size(i) - rate) / (noise / self.size(i)).sqrt();
+            let scores: Vec<f64> = self.values.iter().enumerate().map(score).collect();
             let mut sum = WithinSum::default();
             self.moving_ranges(&scores).for_each(|range| sum.moving_range(range));
             ratio = positive(sum.within(Estimator::MovingRange).sigma, 0.0)?;

@@ -73,10 +73,10 @@ pub struct Onset {
     pub index: u64,
     /// Its event time.
     pub time: Timestamp,
-    /// The rules, most urgent first; empty for a point that cannot be judged.
-    pub rules: Vec<Arc<str>>,
+    /// The rules; none for a point that cannot be judged.
+    pub rules: RuleMask,
     /// The same for the R, S or moving-range half.
-    pub spread_rules: Vec<Arc<str>>,
+    pub spread_rules: RuleMask,
     /// That of the most urgent rule.
     pub severity: Severity,
     /// What was plotted.
@@ -97,8 +97,8 @@ impl Onset {
         if let Some(status) = &self.status {
             return format!("chart `{}`, point {}: {status}", self.chart, self.index);
         }
-        let mut rules: Vec<String> = self.rules.iter().map(ToString::to_string).collect();
-        rules.extend(self.spread_rules.iter().map(|rule| format!("{rule} on the spread")));
+        let mut rules: Vec<String> = prioritise(self.rules).into_iter().map(|rule| rule.name().to_owned()).collect();
+        rules.extend(prioritise(self.spread_rules).into_iter().map(|rule| format!("{} on the spread", rule.name())));
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value}"));
         format!(
             "chart `{}`, point {}: {} (statistic {}, limits {} to {})",
@@ -119,7 +119,8 @@ pub(super) struct Sink<'a> {
     pub onsets: &'a mut Vec<Onset>,
     pub counts: &'a mut Counters,
     pub key: &'a Key,
-    pub key_text: &'a str,
+    /// The middle of its ids.
+    pub stem: &'a str,
     /// The text that was looked up for limits or nominal values.
     pub lookup: Option<&'a str>,
 }
@@ -131,7 +132,7 @@ impl Sink<'_> {
     }
 
     fn push(&mut self, setup: &Setup, body: Body, number: u64) {
-        let id = result_id(body.kind(), &setup.pipeline, &setup.config.id, self.key_text, number);
+        let id = result_id(body.kind(), self.stem, number);
         self.out.push(Output::new(id, &setup.pipeline, Seq(0), body));
     }
 
@@ -198,15 +199,14 @@ impl Sink<'_> {
         if rules.is_empty() && spread.is_empty() {
             return;
         }
-        let names = |mask: RuleMask| prioritise(mask, &setup.config.conventions).into_iter().map(shared_name).collect();
         let severity = rules.or(spread).iter().map(Rule::severity).max().unwrap_or(Severity::Low);
         let onset = Onset {
             chart: Arc::clone(&setup.config.id),
             key: self.key.clone(),
             index,
             time: Timestamp(time),
-            rules: names(rules),
-            spread_rules: names(spread),
+            rules,
+            spread_rules: spread,
             severity,
             statistic: line(judged.statistic),
             center: line(judged.center),
@@ -223,8 +223,8 @@ impl Sink<'_> {
             key: self.key.clone(),
             index,
             time: Timestamp(time),
-            rules: Vec::new(),
-            spread_rules: Vec::new(),
+            rules: RuleMask::NONE,
+            spread_rules: RuleMask::NONE,
             severity: Severity::Medium,
             statistic: None,
             center: None,

@@ -38,11 +38,16 @@ pub fn key_text(key: &Key) -> String {
     text
 }
 
-/// The id of a result: `kind:pipeline:chart:key:number`; `key` is already escaped.
-pub fn result_id(kind: &str, pipeline: &str, chart: &str, key: &str, number: u64) -> String {
-    let mut id = format!("{kind}:{}:{}:{key}:", escape(pipeline), escape(chart));
+/// The middle of the ids of one chart and key: `pipeline:chart:key:`.
+pub fn id_stem(pipeline: &str, chart: &str, key: &Key) -> String {
+    format!("{}:{}:{}:", escape(pipeline), escape(chart), key_text(key))
+}
+
+/// The id of a result: `kind:pipeline:chart:key:number`.
+pub fn result_id(kind: &str, stem: &str, number: u64) -> String {
+    let mut id = String::with_capacity(kind.len() + 1 + stem.len() + 20);
     // Writing to a String cannot fail.
-    let _ = write!(id, "{number}");
+    let _ = write!(id, "{kind}:{stem}{number}");
     id
 }
 
@@ -56,6 +61,6 @@ mod tests {
         assert_eq!(key_text(&key(Some("a=1,b:2%"))), "part=a%3D1%2Cb%3A2%25");
         assert_eq!(key_text(&key(None)), "part");
         assert_ne!(key_text(&key(Some(""))), key_text(&key(None)));
-        assert_eq!(result_id("spc", "p", "c", &key_text(&Key::new()), 7), "spc:p:c::7");
+        assert_eq!(result_id("spc", &id_stem("p:q", "c", &Key::new()), 7), "spc:p%3Aq:c::7");
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     config::{ChartConfig, ConfigError},
     emit::{Act, Counters, Emit, Onset, Sink},
-    key::key_text,
+    key::{id_stem, key_text},
     recent::{RECENT_KEYS_MAX, Recent},
     rows::Segment,
     sample::Boundary,
@@ -37,7 +37,8 @@ type Texts = Vec<Option<Arc<str>>>;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub key: Key,
-    pub text: String,
+    /// The middle of its ids.
+    pub stem: String,
     pub state: KeyState,
 }
 
@@ -170,7 +171,7 @@ impl ChartOperator {
             onsets: &mut self.onsets,
             counts: &mut self.counters,
             key: &entry.key,
-            key_text: &entry.text,
+            stem: &entry.stem,
             lookup: lookup.flatten(),
         };
         let state = &mut entry.state;
@@ -239,10 +240,10 @@ impl ChartOperator {
 
     fn add_entry(&mut self, texts: Texts, state: KeyState) -> u32 {
         let key: Key = self.setup.config.group_by.iter().cloned().zip(texts.iter().cloned()).collect();
-        let text = key_text(&key);
+        let stem = id_stem(&self.setup.pipeline, &self.setup.config.id, &key);
         let at = self.entries.len() as u32;
         self.by_texts.insert(texts, at);
-        self.entries.push(Entry { key, text, state });
+        self.entries.push(Entry { key, stem, state });
         if let Some(entry) = self.entries.last_mut() {
             entry.state.recent.get_or_insert_with(|| Box::new(Recent::default()));
         }
@@ -304,7 +305,7 @@ impl ChartOperator {
             onsets: &mut self.onsets,
             counts: &mut self.counters,
             key: &entry.key,
-            key_text: &entry.text,
+            stem: &entry.stem,
             lookup: None,
         };
         act(&mut entry.state, &self.setup, &mut sink)

@@ -1,6 +1,7 @@
 //! The acts that set limits: the baseline is full, a person takes points out, a person asks for a new baseline.
 
 use super::{
+    baseline::Baseline,
     capability::{Within, figures},
     config::{ChartKind, LimitSource},
     emit::{Act, Sink},
@@ -204,15 +205,15 @@ impl KeyState {
         let Some(baseline) = self.baseline.as_mut().filter(|_| !matches!(self.phase, Phase::Collecting)) else {
             return Err("there is no complete baseline to take points from".to_owned());
         };
-        let mut smaller = baseline.clone();
-        let gone = smaller.exclude(indices);
+        let smaller = baseline.without(indices, &setup.config);
+        let gone = baseline.len() - smaller.len();
         if gone == 0 {
             return Err("none of these indices is a point of the baseline".to_owned());
         }
         if smaller.len() < 2 {
             return Err(format!("{} points would be left: too few for limits", smaller.len()));
         }
-        *baseline = smaller;
+        **baseline = smaller;
         self.freeze(setup, Some(act), false, sink);
         Ok(gone)
     }
@@ -224,7 +225,7 @@ impl KeyState {
         }
         self.asked = Some(Box::new(act.clone()));
         self.phase = Phase::Collecting;
-        self.baseline = Some(Box::default());
+        self.baseline = Some(Box::new(Baseline::for_points(setup.baseline_points(), &setup.config)));
         self.frozen = None;
         self.judge = Judge::idle();
         self.break_runs();

@@ -4,6 +4,7 @@ use super::{
     config::{Attribute, ChartKind},
     emit::Sink,
     judge::Judged,
+    recent::RECENT_POINTS_MAX,
     sample::{Boundary, Open, Sample, whole},
     setup::{Grouping, Setup},
     state::{Context, KeyState, Phase},
@@ -89,6 +90,8 @@ impl KeyState {
         let Some(last) = values.last() else { return 0 };
         let lines = self.judge.lines;
         let judges_spread = !setup.spread_plan.enabled.is_empty();
+        // The view holds so many points: earlier ones of this batch would be overwritten anyway.
+        let shown_from = values.len().saturating_sub(RECENT_POINTS_MAX);
         let mut previous = self.judge.previous;
         let mut rules = self.judge.rules;
         let mut spread_rules = self.judge.spread_rules;
@@ -106,7 +109,12 @@ impl KeyState {
                 // Evidence is read from the registers.
                 (self.judge.rules, self.judge.spread_rules) = (rules, spread_rules);
             }
-            self.record(setup, index, *time, &judged, &[], sink);
+            if i >= shown_from
+                && let Some(recent) = &mut self.recent
+            {
+                recent.push(index, *time, &judged, 2);
+            }
+            self.tell(setup, index, *time, &judged, &[], sink);
         }
         self.next_index += values.len() as u64;
         sink.counts.points += values.len() as u64;

@@ -18,8 +18,9 @@
 //! `2 of 3` may fire at the second point and `4 of 5` at the fourth: the published run lengths need that (Champ and Woodall 1987); an
 //! option asks for the full window. Sources: Nelson, *J. Quality Technology* 16 (1984); Western Electric handbook (1956).
 //!
-//! The state is one shift register of 16 bits a property (above, below, beyond one sigma, …), the last value, and what fired last:
-//! 32 bytes, O(1) a point, and it survives restarts.
+//! The state is one shift register of 16 bits a property (above, below, beyond one sigma, …), four of them side by side in a word, and the
+//! last value: 40 bytes, O(1) a point, and it survives restarts. A point shifts three words; whether any pattern *can* end there is one
+//! test over all registers, and only then are the rules told apart.
 
 use std::sync::{Arc, LazyLock};
 
@@ -99,16 +100,16 @@ impl Rule {
         RuleMask(1 << self as u8)
     }
 
-    /// The fewest points that can make up the pattern.
-    pub fn points(self, conventions: &Conventions) -> u32 {
+    /// The fewest points that can make up the pattern, by the default conventions.
+    pub const fn points(self) -> u32 {
         match self {
             Self::Nelson1 | Self::WesternElectric1 | Self::CusumUpper | Self::CusumLower => 1,
             Self::Nelson5 | Self::WesternElectric2 => 2,
             Self::Nelson6 | Self::WesternElectric3 => 4,
-            Self::Nelson3 => u32::from(conventions.trend_points),
+            Self::Nelson3 => 6,
             Self::Nelson8 | Self::WesternElectric4 => 8,
             Self::Nelson2 => 9,
-            Self::Nelson4 => u32::from(conventions.alternation_points),
+            Self::Nelson4 => 14,
             Self::Nelson7 => 15,
         }
     }
@@ -190,9 +191,9 @@ pub fn shared_name(rule: Rule) -> Arc<str> {
 }
 
 /// The rules in order of what to look at first: most severe, then fewest points.
-pub fn prioritise(rules: RuleMask, conventions: &Conventions) -> Vec<Rule> {
+pub fn prioritise(rules: RuleMask) -> Vec<Rule> {
     let mut order: Vec<Rule> = rules.iter().collect();
-    order.sort_by_key(|rule| (std::cmp::Reverse(rule.severity()), rule.points(conventions), *rule));
+    order.sort_by_key(|rule| (std::cmp::Reverse(rule.severity()), rule.points(), *rule));
     order
 }
 
@@ -235,6 +236,8 @@ impl Zones {
 pub struct Plan {
     /// The rules that are reported.
     pub enabled: RuleMask,
+    /// Nothing but points beyond the limits is asked for.
+    limits_only: bool,
     trend: u16,
     alternation: u16,
     window_of_3: u16,
@@ -249,6 +252,7 @@ impl Plan {
         let full = conventions.full_window;
         Self {
             enabled,
+            limits_only: enabled.without(RuleMask::BEYOND_LIMITS).is_empty(),
             // A trend of n points is n − 1 rises; n alternating points are n − 2 turns.
             trend: ones(conventions.trend_points.clamp(3, 16) - 1),
             alternation: ones(conventions.alternation_points.clamp(4, 17) - 2),
@@ -259,41 +263,55 @@ impl Plan {
     }
 }
 
-/// What a rule has to remember of the points before: bit 0 of each register is the newest point.
+/// Four registers of 16 bits in a word; bit 0 of each is the newest point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Four(u64);
+
+impl Four {
+    const LOWEST: u64 = 0x0001_0001_0001_0001;
+    const HIGHEST: u64 = Self::LOWEST << 15;
+
+    /// Shifts `bits` in.
+    #[inline]
+    fn push(&mut self, [a, b, c, d]: [bool; 4]) {
+        let bits = u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48;
+        self.0 = (self.0 & !Self::HIGHEST) << 1 | bits;
+    }
+
+    /// Register `lane`.
+    #[inline]
+    const fn get(self, lane: u32) -> u16 {
+        (self.0 >> (16 * lane)) as u16
+    }
+
+    /// Whether some register may have all bits of its mask in `wanted` set: never misses one, and seldom errs otherwise.
+    #[inline]
+    const fn some_full(self, wanted: u64) -> u64 {
+        let lacking = !self.0 & wanted;
+        lacking.wrapping_sub(Self::LOWEST) & !lacking & Self::HIGHEST
+    }
+}
+
+const fn four(a: u16, b: u16, c: u16, d: u16) -> u64 {
+    a as u64 | (b as u64) << 16 | (c as u64) << 32 | (d as u64) << 48
+}
+
+/// What a rule has to remember of the points before.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RuleState {
     last: f64,
-    present: u16,
-    above: u16,
-    below: u16,
-    over_1: u16,
-    under_1: u16,
-    over_2: u16,
-    under_2: u16,
-    inside_1: u16,
-    up: u16,
-    down: u16,
-    turn: u16,
+    /// Over two sigma, under minus two; over one, under minus one.
+    zones: Four,
+    /// Above and below the centre line; inside one sigma; there at all.
+    sides: Four,
+    /// Rising, falling, turning; outside one sigma.
+    moves: Four,
     fired: u16,
 }
 
 impl Default for RuleState {
     fn default() -> Self {
-        Self {
-            last: f64::NAN,
-            present: 0,
-            above: 0,
-            below: 0,
-            over_1: 0,
-            under_1: 0,
-            over_2: 0,
-            under_2: 0,
-            inside_1: 0,
-            up: 0,
-            down: 0,
-            turn: 0,
-            fired: 0,
-        }
+        Self { last: f64::NAN, zones: Four(0), sides: Four(0), moves: Four(0), fired: 0 }
     }
 }
 
@@ -311,54 +329,52 @@ impl RuleState {
     /// Takes the next point and says which enabled rules' patterns end there.
     #[inline]
     pub fn step(&mut self, x: f64, zones: &Zones, plan: &Plan) -> RuleMask {
-        let bit = u16::from;
-        let (up, down) = (bit(x > self.last), bit(x < self.last));
-        let turn = (up & self.down) | (down & self.up);
+        let beyond = x > zones.ucl || x < zones.lcl;
+        if plan.limits_only {
+            self.last = x;
+            self.fired = if beyond { RuleMask::BEYOND_LIMITS.0 & plan.enabled.0 } else { 0 };
+            return RuleMask(self.fired);
+        }
+        let (up, down) = (x > self.last, x < self.last);
+        let turn = (up & (self.moves.0 >> 16 & 1 == 1)) | (down & (self.moves.0 & 1 == 1));
+        let (over_1, under_1) = (x > zones.plus_1, x < zones.minus_1);
+        let inside = (x < zones.plus_1) & (x > zones.minus_1);
         self.last = x;
-        let push = |register: &mut u16, value: u16| *register = *register << 1 | (value & 1);
-        push(&mut self.turn, turn);
-        push(&mut self.up, up);
-        push(&mut self.down, down);
-        push(&mut self.present, 1);
-        push(&mut self.above, bit(x > zones.center));
-        push(&mut self.below, bit(x < zones.center));
-        let (over_1, under_1) = (bit(x > zones.plus_1), bit(x < zones.minus_1));
-        push(&mut self.over_1, over_1);
-        push(&mut self.under_1, under_1);
-        push(&mut self.over_2, bit(x > zones.plus_2));
-        push(&mut self.under_2, bit(x < zones.minus_2));
-        push(&mut self.inside_1, bit(x < zones.plus_1) & bit(x > zones.minus_1));
-        let beyond = bit(x > zones.ucl) | bit(x < zones.lcl);
+        self.zones.push([x > zones.plus_2, x < zones.minus_2, over_1, under_1]);
+        self.sides.push([x > zones.center, x < zones.center, inside, true]);
+        self.moves.push([up, down, turn, over_1 | under_1]);
+        // A run of 8, hugging; trend, alternation, outside; 2 of 3, 4 of 5. `There at all` is no run: its answer is left out.
+        let runs = self.sides.some_full(four(0xff, 0xff, 0x7fff, 0xffff)) & (Four::HIGHEST >> 16);
+        let moves = self.moves.some_full(four(plan.trend, plan.trend, plan.alternation, 0xff));
+        let clusters = (two_of_3(self.zones.0) & four(1, 1, 0, 0)) | (four_of_5(self.zones.0) & four(0, 0, 1, 1));
+        if !beyond && runs | moves | clusters == 0 {
+            self.fired = 0;
+            return RuleMask::NONE;
+        }
         self.fired = self.patterns(beyond, plan) & plan.enabled.0;
         RuleMask(self.fired)
     }
 
     /// Every pattern that ends at the newest point.
-    #[inline]
-    fn patterns(&self, beyond: u16, plan: &Plan) -> u16 {
+    fn patterns(&self, beyond: bool, plan: &Plan) -> u16 {
         let bit = u16::from;
         let all = |register: u16, mask: u16| bit(register & mask == mask);
-        let run_8 = all(self.above, 0xff) | all(self.below, 0xff);
-        let run_9 = all(self.above, 0x1ff) | all(self.below, 0x1ff);
-        let trend = all(self.up, plan.trend) | all(self.down, plan.trend);
-        let alternation = all(self.turn, plan.alternation);
-        let two_of_3 = (two_of_3(self.over_2) | two_of_3(self.under_2)) & all(self.present, plan.window_of_3);
-        let four_of_5 = (four_of_5(self.over_1) | four_of_5(self.under_1)) & all(self.present, plan.window_of_5);
-        let hugging = all(self.inside_1, 0x7fff);
-        let outside = all(self.over_1 | self.under_1, 0xff);
-        let sides = bit(!plan.both_sides) | (bit(self.over_1 & 0xff != 0) & bit(self.under_1 & 0xff != 0));
-        beyond
-            | run_9 << 1
-            | trend << 2
-            | alternation << 3
-            | two_of_3 << 4
-            | four_of_5 << 5
-            | hugging << 6
-            | (outside & sides) << 7
-            | beyond << 8
-            | two_of_3 << 9
-            | four_of_5 << 10
-            | run_8 << 11
+        let (above, below, present) = (self.sides.get(0), self.sides.get(1), self.sides.get(3));
+        let (over_1, under_1) = (self.zones.get(2), self.zones.get(3));
+        let beyond = bit(beyond);
+        let run_8 = all(above, 0xff) | all(below, 0xff);
+        let run_9 = all(above, 0x1ff) | all(below, 0x1ff);
+        let trend = all(self.moves.get(0), plan.trend) | all(self.moves.get(1), plan.trend);
+        let alternation = all(self.moves.get(2), plan.alternation);
+        let cluster = |register: u16, of: fn(u64) -> u64| of(u64::from(register)) as u16 & 1;
+        let two = cluster(self.zones.get(0), two_of_3) | cluster(self.zones.get(1), two_of_3);
+        let four = cluster(over_1, four_of_5) | cluster(under_1, four_of_5);
+        let (two, four) = (two & all(present, plan.window_of_3), four & all(present, plan.window_of_5));
+        let hugging = all(self.sides.get(2), 0x7fff);
+        let sides = bit(!plan.both_sides) | (bit(over_1 & 0xff != 0) & bit(under_1 & 0xff != 0));
+        let outside = all(self.moves.get(3), 0xff) & sides;
+        let nelson = beyond | run_9 << 1 | trend << 2 | alternation << 3 | two << 4 | four << 5 | hugging << 6 | outside << 7;
+        nelson | beyond << 8 | two << 9 | four << 10 | run_8 << 11
     }
 
     /// The points that make up the pattern of `rule` ending at the newest point, whose index is `index`; oldest first.
@@ -370,25 +386,25 @@ impl RuleState {
             Rule::WesternElectric4 | Rule::Nelson8 => last(8),
             Rule::Nelson3 => last(plan.trend.count_ones() + 1),
             Rule::Nelson4 => last(plan.alternation.count_ones() + 2),
-            Rule::Nelson5 | Rule::WesternElectric2 => u32::from(side(self.over_2, self.under_2) & 0b111),
-            Rule::Nelson6 | Rule::WesternElectric3 => u32::from(side(self.over_1, self.under_1) & 0b1_1111),
+            Rule::Nelson5 | Rule::WesternElectric2 => u32::from(side(self.zones.get(0), self.zones.get(1)) & 0b111),
+            Rule::Nelson6 | Rule::WesternElectric3 => u32::from(side(self.zones.get(2), self.zones.get(3)) & 0b1_1111),
             Rule::Nelson7 => last(15),
         };
         (0..32_u64).rev().filter(|back| bits >> back & 1 == 1 && *back <= index).map(|back| index - back).collect()
     }
 }
 
-/// Whether the newest is set, and at least one of the two before.
+/// In each register's bit 0: whether the newest is set, and at least one of the two before.
 #[inline]
-fn two_of_3(register: u16) -> u16 {
-    register & (register >> 1 | register >> 2) & 1
+fn two_of_3(registers: u64) -> u64 {
+    registers & (registers >> 1 | registers >> 2)
 }
 
-/// Whether the newest is set, and at least three of the four before.
+/// In each register's bit 0: whether the newest is set, and at least three of the four before.
 #[inline]
-fn four_of_5(register: u16) -> u16 {
-    let [a, b, c, d] = [register >> 1, register >> 2, register >> 3, register >> 4];
-    register & ((a & b & (c | d)) | (c & d & (a | b))) & 1
+fn four_of_5(registers: u64) -> u64 {
+    let [a, b, c, d] = [registers >> 1, registers >> 2, registers >> 3, registers >> 4];
+    registers & ((a & b & (c | d)) | (c & d & (a | b)))
 }
 
 /// The register of the side on which the newest point is.
@@ -444,12 +460,81 @@ mod tests {
     #[test]
     fn most_severe_and_shortest_come_first() {
         let mask = Rule::Nelson7.mask().or(Rule::Nelson2.mask()).or(Rule::Nelson5.mask()).or(Rule::Nelson1.mask());
-        let order = prioritise(mask, &Conventions::default());
+        let order = prioritise(mask);
         assert_eq!(order, [Rule::Nelson1, Rule::Nelson5, Rule::Nelson2, Rule::Nelson7]);
     }
 
     #[test]
-    fn rule_state_is_32_bytes() {
-        assert!(size_of::<RuleState>() <= 32);
+    fn rule_state_is_40_bytes() {
+        assert!(size_of::<RuleState>() <= 40);
+    }
+
+    /// The rules as their definitions read, over the whole history.
+    fn by_definition(z: &[f64], conventions: &Conventions) -> u16 {
+        let n = z.len();
+        let last = |count: usize| (n >= count).then(|| &z[n - count..]);
+        let holds = |count: usize, test: &dyn Fn(&[f64]) -> bool| u16::from(last(count).is_some_and(test));
+        let x = z[n - 1];
+        let side = |z: &[f64]| z.iter().all(|z| *z > 0.0) || z.iter().all(|z| *z < 0.0);
+        let rising = |z: &[f64]| z.windows(2).all(|two| two[1] > two[0]) || z.windows(2).all(|two| two[1] < two[0]);
+        let turning = |z: &[f64]| z.windows(3).all(|w| (w[1] - w[0]) * (w[2] - w[1]) < 0.0);
+        let cluster = |of: usize, wanted: usize, line: f64| {
+            let window = &z[n.saturating_sub(of)..];
+            let full = !conventions.full_window || n >= of;
+            let up = x > line && window.iter().filter(|z| **z > line).count() >= wanted;
+            let down = x < -line && window.iter().filter(|z| **z < -line).count() >= wanted;
+            u16::from(full && (up || down))
+        };
+        let outside = |z: &[f64]| {
+            let both = z.iter().any(|z| *z > 1.0) && z.iter().any(|z| *z < -1.0);
+            z.iter().all(|z| z.abs() > 1.0) && (both || conventions.rule_8_sides == RuleSides::Either)
+        };
+        let beyond = u16::from(x.abs() > 3.0);
+        beyond
+            | holds(9, &side) << 1
+            | holds(usize::from(conventions.trend_points), &rising) << 2
+            | holds(usize::from(conventions.alternation_points), &turning) << 3
+            | cluster(3, 2, 2.0) << 4
+            | cluster(5, 4, 1.0) << 5
+            | holds(15, &|z| z.iter().all(|z| z.abs() < 1.0)) << 6
+            | holds(8, &outside) << 7
+            | beyond << 8
+            | cluster(3, 2, 2.0) << 9
+            | cluster(5, 4, 1.0) << 10
+            | holds(8, &side) << 11
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn registers_agree_with_the_definitions(
+            steps in proptest::collection::vec((0_i32..100, -14_i32..=14), 1..120),
+            variant in 0_u8..4,
+        ) {
+            let conventions = Conventions {
+                trend_points: if variant & 1 == 0 { 6 } else { 7 },
+                alternation_points: if variant & 1 == 0 { 14 } else { 15 },
+                rule_8_sides: if variant & 2 == 0 { RuleSides::Both } else { RuleSides::Either },
+                full_window: variant & 2 == 2,
+            };
+            // Quarters of a sigma, so that ties and values on the lines are common; runs, trends and zigzags are made likely.
+            let mut z: Vec<f64> = Vec::new();
+            for (kind, value) in steps {
+                let last = z.last().copied().unwrap_or(0.0);
+                z.push(match kind {
+                    0..30 => f64::from(value) / 4.0,
+                    30..50 => last + 0.25,
+                    50..70 => -last,
+                    70..90 => last,
+                    _ => f64::from(value % 4) / 4.0,
+                });
+            }
+            let plan = Plan::new(RuleMask(0x0fff), &conventions);
+            let zones = Zones::new(0.0, 1.0, 3.0, [f64::NEG_INFINITY, f64::INFINITY]);
+            let mut state = RuleState::default();
+            for i in 0..z.len() {
+                let got = state.step(z[i], &zones, &plan);
+                proptest::prop_assert_eq!(got.0, by_definition(&z[..=i], &conventions), "point {} of {:?}", i, &z[..=i]);
+            }
+        }
     }
 }

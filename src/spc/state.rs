@@ -108,7 +108,7 @@ impl KeyState {
             frozen: setup.fixed.clone(),
             judge,
             open: None,
-            baseline: collecting.then(Box::default),
+            baseline: collecting.then(|| Box::new(Baseline::for_points(setup.baseline_points(), &setup.config))),
             totals: setup.config.spec.is_some().then(Box::default),
             context: Context::Always,
             fired: RuleMask::NONE,
@@ -203,13 +203,19 @@ impl KeyState {
         self.record(setup, index, time, &judged, offset, sink);
     }
 
-    /// Keeps, shows and announces a judged point.
+    /// Shows and says a judged point.
     #[inline]
     pub fn record(&mut self, setup: &Setup, index: u64, time: i64, judged: &Judged, offset: &[f64], sink: &mut Sink<'_>) {
-        self.unjudged = false;
         if let Some(recent) = &mut self.recent {
             recent.push(index, time, judged, 2);
         }
+        self.tell(setup, index, time, judged, offset, sink);
+    }
+
+    /// Says a judged point if it is to be said.
+    #[inline]
+    pub fn tell(&mut self, setup: &Setup, index: u64, time: i64, judged: &Judged, offset: &[f64], sink: &mut Sink<'_>) {
+        self.unjudged = false;
         let quiet = judged.rules.is_empty() && judged.spread_rules.is_empty();
         if !quiet || sink.wants_all() {
             self.announce(setup, index, time, judged, offset, sink);
