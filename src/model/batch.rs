@@ -109,8 +109,10 @@ pub struct Batch {
     pub partition: Arc<str>,
     /// When the rows came in, by the appliance's clock.
     pub arrival: Timestamp,
-    /// The number of the first row in the inbox; 0 until it is there. Row `i` has `first_seq + i`.
+    /// The number of the first row in the inbox; 0 until it is there.
     pub first_seq: Seq,
+    /// The rows' numbers where they do not count up from `first_seq`, as after [`Batch::take`].
+    pub seqs: Option<Vec<u64>>,
     /// Event times, nanoseconds.
     pub time: Vec<i64>,
     /// `[signal][row]`; `NaN` = no value.
@@ -137,6 +139,7 @@ impl Batch {
             partition,
             arrival,
             first_seq: Seq(0),
+            seqs: None,
             time: Vec::new(),
             signals: vec![Vec::new(); signals],
             tags: vec![TagColumn::default(); tags],
@@ -155,6 +158,11 @@ impl Batch {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.time.is_empty()
+    }
+
+    /// The number of `row` in the inbox.
+    pub fn seq(&self, row: usize) -> Seq {
+        Seq(self.seqs.as_ref().map_or_else(|| self.first_seq.0 + row as u64, |seqs| seqs[row]))
     }
 
     /// What is known of `row` besides its values.
@@ -189,7 +197,7 @@ impl Batch {
     pub fn row(&self, row: usize) -> Row {
         Row {
             stream: Arc::clone(&self.stream),
-            seq: Seq(self.first_seq.0 + row as u64),
+            seq: self.seq(row),
             time: Timestamp(self.time[row]),
             position: self.position(row),
             layer: self.layer(row),
@@ -199,7 +207,7 @@ impl Batch {
         }
     }
 
-    /// The rows whose place is in `rows`, in that order, as a batch of its own (`first_seq` stays that of this batch).
+    /// The rows whose place is in `rows`, in that order, as a batch of its own; each keeps its number.
     #[must_use]
     pub fn take(&self, rows: &[usize]) -> Self {
         fn pick<T: Clone>(column: &[T], rows: &[usize]) -> Vec<T> {
@@ -212,6 +220,7 @@ impl Batch {
             partition: Arc::clone(&self.partition),
             arrival: self.arrival,
             first_seq: self.first_seq,
+            seqs: Some(rows.iter().map(|row| self.seq(*row).0).collect()),
             time: pick(&self.time, rows),
             signals: self.signals.iter().map(|column| pick(column, rows)).collect(),
             tags: self.tags.iter().map(tag).collect(),
@@ -241,6 +250,7 @@ impl Batch {
                 column.codes.len() == rows
                     && column.codes.iter().all(|code| *code == NO_TAG || (*code as usize) < column.names.len())
             })
+            && self.seqs.as_ref().is_none_or(|seqs| seqs.len() == rows)
             && self.positions.as_ref().is_none_or(|at| [&at.x, &at.y, &at.z].iter().all(|axis| axis.len() == rows))
             && self.layer.as_ref().is_none_or(|layer| layer.len() == rows)
             && self.flags.as_ref().is_none_or(|flags| flags.len() == rows)
@@ -342,6 +352,7 @@ mod tests {
         let some = sample().take(&[2, 0]);
         assert!(some.is_consistent());
         assert_eq!(some.time, [3, 1]);
+        assert_eq!((some.seq(0), some.seq(1)), (Seq(2), Seq(0)));
         assert_eq!(some.tags[0].get(0).map(|text| &**text), Some("b"));
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Row, Timestamp};
+use super::{Row, Seq, Timestamp};
 
 /// The values of the grouping tags, by tag name.
 pub type Key = BTreeMap<Arc<str>, Option<Arc<str>>>;
@@ -14,13 +14,24 @@ pub type Key = BTreeMap<Arc<str>, Option<Arc<str>>>;
 /// `id` is derived from the inputs alone, so that the same rows give the same ids in every replay.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Output {
-    /// What kind it is, and what it says.
-    #[serde(flatten)]
-    pub body: Body,
     /// The same after every replay.
     pub id: String,
     /// The pipeline it comes from.
     pub pipeline: Arc<str>,
+    /// What kind it is, and what it says.
+    #[serde(flatten)]
+    pub body: Body,
+    /// The number of the row at which it came about; orders the results of one step, so that cutting the same rows into other
+    /// batches gives the same order.
+    #[serde(skip)]
+    pub at: Seq,
+}
+
+impl Output {
+    /// A result that came about at the row numbered `at`.
+    pub fn new(id: String, pipeline: &Arc<str>, at: Seq, body: Body) -> Self {
+        Self { id, pipeline: Arc::clone(pipeline), body, at }
+    }
 }
 
 /// The kinds of results.

@@ -51,7 +51,8 @@ const HAS_ORIGIN: u8 = 8;
 /// Whether a batch is within the limits of one blob.
 pub fn fits(batch: &Batch) -> bool {
     let shape = &batch.stream;
-    let texts = |column: &TagColumn| column.names.len() <= BATCH_ROWS_MAX && column.names.iter().all(|name| name.len() <= TEXT_BYTES_MAX);
+    let texts =
+        |column: &TagColumn| column.names.len() <= BATCH_ROWS_MAX && column.names.iter().all(|name| name.len() <= TEXT_BYTES_MAX);
     batch.rows() <= rows_max(batch)
         && shape.signals.len() <= COLUMNS_MAX
         && shape.tags.len() <= COLUMNS_MAX
@@ -331,11 +332,8 @@ mod tests {
         for i in n.clone() {
             batch.tags[0].push([Some("a"), None, Some("b")][i as usize % 3]);
         }
-        batch.positions = Some(Positions {
-            x: n.clone().map(|i| i as f64 * 0.016).collect(),
-            y: vec![1.0; rows],
-            z: vec![0.03; rows],
-        });
+        batch.positions =
+            Some(Positions { x: n.clone().map(|i| i as f64 * 0.016).collect(), y: vec![1.0; rows], z: vec![0.03; rows] });
         batch.layer = Some(vec![1; rows]);
         batch.flags = Some(n.clone().map(|i| Flags((i % 2) as u8)).collect());
         batch.origin = Some(Origin {
@@ -372,7 +370,8 @@ mod tests {
     fn the_bytes_of_version_1_never_change() {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         assert_eq!(hex(&encode(&Input::Tick(Timestamp(5))).unwrap()), GOLDEN_TICK);
-        let watermark = Input::Watermark { stream: "melt".into(), partition: "p".into(), time: Timestamp(-1), arrival: Timestamp(300) };
+        let watermark =
+            Input::Watermark { stream: "melt".into(), partition: "p".into(), time: Timestamp(-1), arrival: Timestamp(300) };
         assert_eq!(hex(&encode(&watermark).unwrap()), GOLDEN_WATERMARK);
         assert_eq!(hex(&encode_batch(&full(4))), GOLDEN_BATCH);
     }

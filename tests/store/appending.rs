@@ -105,8 +105,12 @@ fn watermarks_and_ticks_are_records_between_rows() {
     let dir = directory();
     let store = open(dir.path());
     let writer = store.writer();
-    let watermark =
-        Input::Watermark { stream: "s".into(), partition: "p".into(), time: Timestamp(5), arrival: Timestamp(super::fixture::now()) };
+    let watermark = Input::Watermark {
+        stream: "s".into(),
+        partition: "p".into(),
+        time: Timestamp(5),
+        arrival: Timestamp(super::fixture::now()),
+    };
     writer.append(rows(0, 2)).unwrap();
     writer.append(watermark.clone()).unwrap();
     writer.append(Input::Tick(Timestamp(9))).unwrap();

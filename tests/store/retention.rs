@@ -1,7 +1,7 @@
 //! The budget holds; what goes before it was delivered is counted.
 
-use qadf_edge::store::{CursorMove, Lane, RecordNo, StartAt, Store, StoreConfig, StoreError, StoreStatus, Subscription, WhenFull};
 use qadf_edge::model::{Input, Timestamp};
+use qadf_edge::store::{CursorMove, Lane, RecordNo, StartAt, Store, StoreConfig, StoreError, StoreStatus, Subscription, WhenFull};
 
 use super::fixture::{directory, now, output, rows, rows_of, seq, step, stored};
 

@@ -32,7 +32,8 @@ fn a_result_is_taken_once_whatever_is_repeated() {
     assert_eq!((first.outputs, first.repeated, first.last_seq), (2, 0, seq(2)));
     drop(store);
     let store = open(dir.path());
-    let again = store.writer().commit_step_and_wait(step(2, vec![output("b", "p"), output("c", "q"), output("c", "q")], None)).unwrap();
+    let again =
+        store.writer().commit_step_and_wait(step(2, vec![output("b", "p"), output("c", "q"), output("c", "q")], None)).unwrap();
     assert_eq!((again.outputs, again.repeated, again.last_seq), (1, 2, seq(3)));
     let reader = store.reader().unwrap();
     let (results, through) = reader.results_after(seq(0), 10, None).unwrap();
