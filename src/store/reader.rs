@@ -416,7 +416,7 @@ impl Reader {
         &self.connection
     }
 
-    pub(super) fn decoder(&mut self) -> (&Connection, &mut Decoder) {
+    pub(super) fn parts(&mut self) -> (&Connection, &mut Decoder) {
         (&self.connection, &mut self.decoder)
     }
 }

@@ -251,11 +251,6 @@ impl State {
         Ok(())
     }
 
-    /// The number of a stream, if it has one.
-    pub fn stream(&self, id: &str) -> Option<i64> {
-        self.streams.get(id).copied()
-    }
-
     /// The number of a stream, given now if it has none.
     pub fn number_stream(&mut self, connection: &Connection, id: &Arc<str>) -> Result<i64, StoreError> {
         if let Some(number) = self.streams.get(id) {
@@ -337,11 +332,6 @@ impl State {
     /// Whether there is anything to write in the tail.
     pub fn tail_is_dirty(&self) -> bool {
         self.tail_records > 0 || self.results_dirty
-    }
-
-    /// The last record whose rows the written tail covers or will not need: only these may be removed.
-    pub fn tail_start(&self) -> u64 {
-        self.next_record - 1 - self.tail_records.min(self.next_record - 1)
     }
 
     /// What `only` has been given so far, in all.
