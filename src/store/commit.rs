@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::Connection;
 
 use super::command::{
-    Accepted, CommittedInput, Command, DeadLetter, Lane, Prepared, RecordNo, StepAccepted, StepCommit, Subscription,
+    Accepted, Command, CommittedInput, DeadLetter, Lane, Prepared, RecordNo, StepAccepted, StepCommit, Subscription,
 };
 use super::counters::StoreStatus;
 use super::duplicates::Admitted;
@@ -233,7 +233,13 @@ impl Committer {
         Ok(accepted)
     }
 
-    fn append_batch(&mut self, batch: &Arc<Batch>, blob: Option<&[u8]>, decoded_at: Instant, accepted: &mut Accepted) -> Result<(), StoreError> {
+    fn append_batch(
+        &mut self,
+        batch: &Arc<Batch>,
+        blob: Option<&[u8]>,
+        decoded_at: Instant,
+        accepted: &mut Accepted,
+    ) -> Result<(), StoreError> {
         let rows_before = batch.rows() as u64;
         let (mut kept, mut blob) = (Arc::clone(batch), blob);
         if let Admitted::Some(rows) = self.state.duplicates.admit(batch) {
@@ -256,7 +262,7 @@ impl Committer {
         self.flush_joining()?;
         self.state.next_seq += rows;
         let mut kept = Arc::unwrap_or_clone(kept);
-        kept.first_seq = first_seq;
+        (kept.first_seq, kept.seqs) = (first_seq, None);
         self.insert_batch(kept, blob, decoded_at)
     }
 
@@ -267,7 +273,7 @@ impl Committer {
             return Ok(());
         }
         self.flush_joining()?;
-        self.joining = Some(Joining { batch: Batch { first_seq, ..batch.clone() }, decoded_at });
+        self.joining = Some(Joining { batch: Batch { first_seq, seqs: None, ..batch.clone() }, decoded_at });
         Ok(())
     }
 
@@ -294,13 +300,16 @@ impl Committer {
         insert_record(&self.connection, &new)?;
         self.tally.row_bytes += body.len() as u64;
         self.state.note_rows(record, stream, &batch.stream.id, rows, times);
-        self.note_record(batch.arrival.0, CommittedInput {
-            record: RecordNo(record),
-            first_seq: batch.first_seq,
-            rows,
-            input: Input::Batch(Arc::new(batch)),
-            decoded_at: Some(decoded_at),
-        });
+        self.note_record(
+            batch.arrival.0,
+            CommittedInput {
+                record: RecordNo(record),
+                first_seq: batch.first_seq,
+                rows,
+                input: Input::Batch(Arc::new(batch)),
+                decoded_at: Some(decoded_at),
+            },
+        );
         Ok(())
     }
 
@@ -314,13 +323,16 @@ impl Committer {
         let Some(body) = encode(input) else { return Ok(()) };
         let (record, seq) = (self.state.next_record, self.state.next_seq);
         insert_record(&self.connection, &NewRecord { record, seq, rows: 0, stream: None, arrival, times: None, body: &body })?;
-        self.note_record(arrival, CommittedInput {
-            record: RecordNo(record),
-            first_seq: Seq(seq),
-            rows: 0,
-            input: input.clone(),
-            decoded_at: Some(decoded_at),
-        });
+        self.note_record(
+            arrival,
+            CommittedInput {
+                record: RecordNo(record),
+                first_seq: Seq(seq),
+                rows: 0,
+                input: input.clone(),
+                decoded_at: Some(decoded_at),
+            },
+        );
         Ok(())
     }
 

@@ -64,7 +64,9 @@ impl From<rusqlite::Error> for StoreError {
         };
         match (code, code & 0xff) {
             (ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC, _) => Self::Fatal(text),
-            (ffi::SQLITE_IOERR_CORRUPTFS, _) | (_, ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB | ffi::SQLITE_ERROR) => Self::Corrupt(text),
+            (ffi::SQLITE_IOERR_CORRUPTFS, _) | (_, ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB | ffi::SQLITE_ERROR) => {
+                Self::Corrupt(text)
+            }
             (_, ffi::SQLITE_FULL) => Self::Full(text),
             _ => Self::Disk(text),
         }

@@ -37,24 +37,42 @@ pub fn join(batch: &mut Batch, next: &Batch) {
         join_tags(column, more);
     }
     let positions = |rows| Positions { x: vec![f64::NAN; rows], y: vec![f64::NAN; rows], z: vec![f64::NAN; rows] };
-    join_optional(&mut batch.positions, next.positions.as_ref(), || positions(before), || positions(added), |at, more| {
-        at.x.extend_from_slice(&more.x);
-        at.y.extend_from_slice(&more.y);
-        at.z.extend_from_slice(&more.z);
-    });
+    join_optional(
+        &mut batch.positions,
+        next.positions.as_ref(),
+        || positions(before),
+        || positions(added),
+        |at, more| {
+            at.x.extend_from_slice(&more.x);
+            at.y.extend_from_slice(&more.y);
+            at.z.extend_from_slice(&more.z);
+        },
+    );
     let layer = |rows| vec![NO_LAYER; rows];
     join_optional(&mut batch.layer, next.layer.as_ref(), || layer(before), || layer(added), |to, more| to.extend_from_slice(more));
     let flags = |rows| vec![Flags::NONE; rows];
     join_optional(&mut batch.flags, next.flags.as_ref(), || flags(before), || flags(added), |to, more| to.extend_from_slice(more));
     let origin = |rows| Origin { device: TagColumn::constant(None, rows), boot: vec![None; rows], seq: vec![None; rows] };
-    join_optional(&mut batch.origin, next.origin.as_ref(), || origin(before), || origin(added), |to, more| {
-        join_tags(&mut to.device, &more.device);
-        to.boot.extend_from_slice(&more.boot);
-        to.seq.extend_from_slice(&more.seq);
-    });
+    join_optional(
+        &mut batch.origin,
+        next.origin.as_ref(),
+        || origin(before),
+        || origin(added),
+        |to, more| {
+            join_tags(&mut to.device, &more.device);
+            to.boot.extend_from_slice(&more.boot);
+            to.seq.extend_from_slice(&more.seq);
+        },
+    );
 }
 
-fn join_optional<T>(to: &mut Option<T>, more: Option<&T>, empty: impl Fn() -> T, nothing: impl Fn() -> T, extend: impl Fn(&mut T, &T)) {
+fn join_optional<T>(
+    to: &mut Option<T>,
+    more: Option<&T>,
+    empty: impl Fn() -> T,
+    nothing: impl Fn() -> T,
+    extend: impl Fn(&mut T, &T),
+) {
     match (to.as_mut(), more) {
         (None, None) => {}
         (Some(to), Some(more)) => extend(to, more),
@@ -92,7 +110,8 @@ mod tests {
             batch.positions = Some(Positions { x: vec![1.0; rows], y: vec![2.0; rows], z: vec![3.0; rows] });
             batch.layer = Some(vec![4; rows]);
             batch.flags = Some(vec![Flags::FUTURE; rows]);
-            batch.origin = Some(Origin { device: TagColumn::constant(Some("d"), rows), boot: vec![None; rows], seq: vec![Some(9); rows] });
+            batch.origin =
+                Some(Origin { device: TagColumn::constant(Some("d"), rows), boot: vec![None; rows], seq: vec![Some(9); rows] });
         }
         batch
     }
@@ -101,7 +120,9 @@ mod tests {
         let mut joined = left.clone();
         join(&mut joined, right);
         assert!(joined.is_consistent());
-        let rows = |batch: &Batch| (0..batch.rows()).map(|row| crate::model::Row { seq: crate::model::Seq(0), ..batch.row(row) }).collect::<Vec<_>>();
+        let rows = |batch: &Batch| {
+            (0..batch.rows()).map(|row| crate::model::Row { seq: crate::model::Seq(0), ..batch.row(row) }).collect::<Vec<_>>()
+        };
         assert_eq!(rows(&joined), [rows(left), rows(right)].concat());
     }
 

@@ -33,6 +33,7 @@
 //! What is assumed of the medium: a sync that returned is kept; what was written after the last sync may be there, torn, reordered or
 //! missing, which the log's checksums tell. A sync that failed tells nothing: the process must end.
 
+mod carve;
 mod checkpoint;
 mod columns;
 mod command;
@@ -42,11 +43,14 @@ mod duplicates;
 pub mod encoding;
 mod error;
 mod feed;
+mod history;
+mod journal;
 mod lock;
 mod merge;
 mod queue;
 mod reader;
 mod retention;
+mod salvage;
 mod schema;
 mod shared;
 mod state;

@@ -158,13 +158,13 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
     use super::*;
-    use crate::store::command::{CursorMove, Lane, Prepared};
     use crate::model::Seq;
+    use crate::store::command::{CursorMove, Lane, Prepared};
 
     fn append(bytes: usize) -> Command {
         let now = Instant::now();
@@ -191,7 +191,9 @@ mod tests {
         assert!(queue.try_push(cursor()).is_ok());
         let woken = Arc::new(AtomicUsize::new(0));
         let waker = Arc::clone(&woken);
-        queue.when_room(Box::new(move || { waker.fetch_add(1, Ordering::SeqCst); }));
+        queue.when_room(Box::new(move || {
+            waker.fetch_add(1, Ordering::SeqCst);
+        }));
         assert_eq!(woken.load(Ordering::SeqCst), 0);
         let (group, over) = queue.take(usize::MAX, 10, Duration::ZERO);
         assert_eq!((group.len(), over, woken.load(Ordering::SeqCst)), (2, false, 1));

@@ -156,7 +156,12 @@ impl Reader {
     }
 
     /// One read; the last record that was looked at.
-    fn inputs_page(&mut self, after: RecordNo, rows_max: usize, inputs: &mut Vec<CommittedInput>) -> Result<Option<RecordNo>, StoreError> {
+    fn inputs_page(
+        &mut self,
+        after: RecordNo,
+        rows_max: usize,
+        inputs: &mut Vec<CommittedInput>,
+    ) -> Result<Option<RecordNo>, StoreError> {
         let text = "SELECT record, seq, rows, body FROM inbox WHERE record > ?1 ORDER BY record LIMIT ?2";
         let mut statement = self.connection.prepare_cached(text)?;
         let mut records = statement.query((after.0 as i64, RECORDS_MAX))?;
@@ -241,7 +246,12 @@ impl Reader {
     ///
     /// # Errors
     /// As the disk's.
-    pub fn results_after(&self, seq: Seq, results_max: usize, only: Option<&[Arc<str>]>) -> Result<(Vec<StoredResult>, Seq), StoreError> {
+    pub fn results_after(
+        &self,
+        seq: Seq,
+        results_max: usize,
+        only: Option<&[Arc<str>]>,
+    ) -> Result<(Vec<StoredResult>, Seq), StoreError> {
         let text = "SELECT seq, id, kind, pipeline, stream, time, arrival, body FROM outbox WHERE seq > ?1 ORDER BY seq LIMIT ?2";
         let mut statement = self.connection.prepare_cached(text)?;
         let mut found = statement.query((seq.0 as i64, RECORDS_MAX))?;
@@ -406,7 +416,7 @@ impl Reader {
         &self.connection
     }
 
-    pub(super) fn decoder(&mut self) -> (&Connection, &mut Decoder) {
+    pub(super) fn parts(&mut self) -> (&Connection, &mut Decoder) {
         (&self.connection, &mut self.decoder)
     }
 }
@@ -434,7 +444,7 @@ fn after(batch: Arc<Batch>, seq: Seq) -> Arc<Batch> {
     let skip = (seq.0 + 1 - batch.first_seq.0) as usize;
     let rows: Vec<usize> = (skip..batch.rows()).collect();
     let mut rest = batch.take(&rows);
-    rest.first_seq = Seq(seq.0 + 1);
+    (rest.first_seq, rest.seqs) = (Seq(seq.0 + 1), None);
     Arc::new(rest)
 }
 

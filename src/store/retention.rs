@@ -91,7 +91,8 @@ impl AgeClock {
 
     /// The age of `record`, which arrived at `arrival_ns`, ns.
     pub fn age(&self, record: u64, arrival_ns: i64, wall_ns: i64) -> i64 {
-        let moved = self.steps.iter().filter(|step| record < step.0).fold(arrival_ns, |arrival, step| arrival.saturating_add(step.1));
+        let moved =
+            self.steps.iter().filter(|step| record < step.0).fold(arrival_ns, |arrival, step| arrival.saturating_add(step.1));
         wall_ns.saturating_sub(moved)
     }
 

@@ -46,7 +46,11 @@ CREATE TABLE lost (number INTEGER PRIMARY KEY, at INTEGER NOT NULL, report TEXT 
 ";
 
 /// Opens the file for writing; creates it, with an `identity`, where there is none.
-pub fn open_writer(file: &Path, page_bytes: u32, identity: impl FnOnce() -> Result<u64, StoreError>) -> Result<Connection, StoreError> {
+pub fn open_writer(
+    file: &Path,
+    page_bytes: u32,
+    identity: impl FnOnce() -> Result<u64, StoreError>,
+) -> Result<Connection, StoreError> {
     let fresh = !file.exists();
     let connection = Connection::open(file)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -178,7 +178,8 @@ impl State {
     }
 
     fn load_cursors(&mut self, connection: &Connection) -> Result<(), StoreError> {
-        let mut statement = connection.prepare_cached("SELECT sink, lane, seq, only_names, base, delivered, expired FROM cursors")?;
+        let mut statement =
+            connection.prepare_cached("SELECT sink, lane, seq, only_names, base, delivered, expired FROM cursors")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let lane = Lane::from_number(row.get(1)?).ok_or_else(unknown_lane)?;
@@ -226,10 +227,12 @@ impl State {
         while let Some(row) = rows.next()? {
             let (record, seq, count) = (row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)? as u64);
             let body = row.get_ref(7)?.as_blob()?;
-            let decoded = decoder.decode(body, Seq(seq)).map_err(|error| StoreError::Corrupt(format!("record {record}: {error}")))?;
+            let decoded =
+                decoder.decode(body, Seq(seq)).map_err(|error| StoreError::Corrupt(format!("record {record}: {error}")))?;
             self.tail_records += 1;
             if let (Input::Batch(batch), Some(stream)) = (decoded, row.get::<_, Option<i64>>(3)?) {
-                let name = names.get(&stream).ok_or_else(|| StoreError::Corrupt(format!("record {record}: its stream has no name")))?;
+                let name =
+                    names.get(&stream).ok_or_else(|| StoreError::Corrupt(format!("record {record}: its stream has no name")))?;
                 self.duplicates.admit(&batch);
                 self.note_rows(record, stream, name, count, (row.get(5)?, row.get(6)?));
             }
@@ -246,11 +249,6 @@ impl State {
             self.note_result(row.get_ref(0)?.as_str()?);
         }
         Ok(())
-    }
-
-    /// The number of a stream, if it has one.
-    pub fn stream(&self, id: &str) -> Option<i64> {
-        self.streams.get(id).copied()
     }
 
     /// The number of a stream, given now if it has none.
@@ -300,21 +298,29 @@ impl State {
     pub fn write_tail(&mut self, connection: &Connection) -> Result<(), StoreError> {
         for (stream, span) in std::mem::take(&mut self.spans) {
             let times = (span.time_min, span.time_max);
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO spans VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute((stream, span.record_first as i64, span.record_last as i64, times.0, times.1))?;
+            connection.prepare_cached("INSERT OR REPLACE INTO spans VALUES (?1, ?2, ?3, ?4, ?5)")?.execute((
+                stream,
+                span.record_first as i64,
+                span.record_last as i64,
+                times.0,
+                times.1,
+            ))?;
         }
         for (key, device) in self.duplicates.take_changes() {
             match device {
-                Some(state) => connection.prepare_cached("INSERT OR REPLACE INTO devices VALUES (?1, ?2)")?.execute((key, state))?,
+                Some(state) => {
+                    connection.prepare_cached("INSERT OR REPLACE INTO devices VALUES (?1, ?2)")?.execute((key, state))?
+                }
                 None => connection.prepare_cached("DELETE FROM devices WHERE key = ?1")?.execute([key])?,
             };
         }
         for (lane, totals) in self.totals.iter().enumerate() {
             for (name, total) in totals {
-                connection
-                    .prepare_cached("INSERT OR REPLACE INTO totals VALUES (?1, ?2, ?3)")?
-                    .execute((lane as i64, &**name, *total as i64))?;
+                connection.prepare_cached("INSERT OR REPLACE INTO totals VALUES (?1, ?2, ?3)")?.execute((
+                    lane as i64,
+                    &**name,
+                    *total as i64,
+                ))?;
             }
         }
         set_meta(connection, "tail_record", self.next_record as i64 - 1)?;
@@ -326,11 +332,6 @@ impl State {
     /// Whether there is anything to write in the tail.
     pub fn tail_is_dirty(&self) -> bool {
         self.tail_records > 0 || self.results_dirty
-    }
-
-    /// The last record whose rows the written tail covers or will not need: only these may be removed.
-    pub fn tail_start(&self) -> u64 {
-        self.next_record - 1 - self.tail_records.min(self.next_record - 1)
     }
 
     /// What `only` has been given so far, in all.

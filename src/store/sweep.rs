@@ -229,7 +229,13 @@ impl Sweeper {
     }
 
     /// Removes the oldest records; how many, and when the last of them arrived.
-    fn remove_records(&self, connection: &Connection, state: &mut State, why: Why, swept: &mut Swept) -> Result<(usize, i64), StoreError> {
+    fn remove_records(
+        &self,
+        connection: &Connection,
+        state: &mut State,
+        why: Why,
+        swept: &mut Swept,
+    ) -> Result<(usize, i64), StoreError> {
         let limit = self.record_limit(connection, state, why)?;
         let mut last = None;
         let mut undelivered = false;
@@ -266,7 +272,10 @@ impl Sweeper {
     /// Removes results as old as the records that went, or the oldest ones if no record may go.
     fn remove_results(&self, connection: &Connection, state: &mut State, why: Why, arrival_max: i64) -> Result<usize, StoreError> {
         let mut limit = state.next_result as i64 - 2;
-        if why == Why::Room && self.when_full == WhenFull::ShedNewest && let Some(confirmed) = state.confirmed(Lane::Results) {
+        if why == Why::Room
+            && self.when_full == WhenFull::ShedNewest
+            && let Some(confirmed) = state.confirmed(Lane::Results)
+        {
             limit = limit.min(confirmed.0 as i64);
         }
         let (mut last, mut undelivered) = (None, false);

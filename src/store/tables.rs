@@ -124,7 +124,8 @@ pub fn count_after(connection: &Connection, lane: Lane, seq: u64, only: Option<&
             }
         }
         Lane::Results => {
-            let mut statement = connection.prepare_cached("SELECT pipeline, count(*) FROM outbox WHERE seq > ?1 GROUP BY pipeline")?;
+            let mut statement =
+                connection.prepare_cached("SELECT pipeline, count(*) FROM outbox WHERE seq > ?1 GROUP BY pipeline")?;
             let mut rows = statement.query([seq as i64])?;
             while let Some(row) = rows.next()? {
                 if wants(Some(row.get_ref(0)?.as_str()?)) {
