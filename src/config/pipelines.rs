@@ -293,9 +293,9 @@ fn pattern(section: &Section<'_>, stream: &Stream, used: &mut BTreeSet<String>) 
     };
     let one = |key: &str| section.required(key).and_then(|value| expression(&value, stream, Type::Bool));
     let kind = match (section.has("sequence"), section.has("all"), section.has("absence")) {
-        (true, false, false) => PatternKind::Sequence(conditions("sequence")),
-        (false, true, false) => PatternKind::All(conditions("all")),
-        (false, false, true) => PatternKind::Absence { absence: one("absence")?, after: one("after")? },
+        (true, false, false) => PatternKind::Sequence(conditions("sequence").into_iter().map(Into::into).collect()),
+        (false, true, false) => PatternKind::All(conditions("all").into_iter().map(Into::into).collect()),
+        (false, false, true) => PatternKind::Absence { absence: one("absence")?.into(), after: one("after")?.into() },
         _ => {
             section.fault("a pattern has exactly one of `sequence`, `all` and `absence` (with `after`)");
             section.rest();
@@ -308,7 +308,7 @@ fn pattern(section: &Section<'_>, stream: &Stream, used: &mut BTreeSet<String>) 
     }
     let group_by = group_by(section, "group_by", stream);
     section.finish();
-    Some(PatternConfig { id: id?, kind, within_ns: within_ns?, group_by })
+    Some(PatternConfig { id: id?, kind, within_ns: within_ns?, group_by, rows_max: PatternConfig::ROWS_MAX })
 }
 
 fn checkpoint(section: &Section<'_>, stream: &Stream, used: &mut BTreeSet<String>) -> Option<CheckpointConfig> {

@@ -105,7 +105,8 @@ pub struct Value<'a> {
     /// Where it stands.
     pub span: Span,
     path: String,
-    faults: Faults,
+    /// Where faults go.
+    pub faults: Faults,
 }
 
 /// A table of the document that is read key by key.

@@ -49,7 +49,7 @@ impl Alarms {
 
 fn cause(pipeline: &str, onset: &Onset, at: Seq) -> Cause {
     let key = words(&onset.key);
-    let rule = onset.rules.first().map_or_else(|| onset.spread_rules.first().map_or("", |rule| rule), |rule| rule);
+    let rule = onset.rules.iter().chain(onset.spread_rules.iter()).next().map_or("", |rule| rule.name());
     let of = if key.is_empty() { String::new() } else { format!("{key}: ") };
     Cause {
         metric: format!("{pipeline} {} {key} {rule}", onset.chart),

@@ -20,6 +20,7 @@ use super::{
     outlet::Outlet,
     status::now,
 };
+use crate::model::Stream;
 
 /// Bytes read at a time; a pseudo-terminal gives at most 4,096.
 const READ_BYTES: usize = 16 * 1024;
@@ -42,6 +43,11 @@ pub struct SerialConfig {
 /// What the bytes on a serial line mean.
 #[derive(Debug, Clone)]
 pub enum SerialCodec {
+    /// Frames of `firmware-bridge`; a frame's stream number is the place in `streams`.
+    Bridge {
+        /// By number.
+        streams: Vec<Arc<Stream>>,
+    },
     /// A JSON object a line.
     JsonLines,
     /// A CSV row a line; `columns` for a device that sends no header.
@@ -161,6 +167,7 @@ impl Decoder {
     fn new(config: &SerialConfig) -> Result<Self, String> {
         let routes = config.routes.clone();
         Ok(match &config.codec {
+            SerialCodec::Bridge { .. } => return Err("frames are not read yet".into()),
             SerialCodec::JsonLines => Self::JsonLines(Box::new(JsonLines::new(routes))),
             SerialCodec::Csv { columns: None } => Self::Csv(Box::new(Csv::new(routes))),
             SerialCodec::Csv { columns: Some(columns) } => Self::Csv(Box::new(Csv::with_columns(routes, columns)?)),

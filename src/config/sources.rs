@@ -1,0 +1,211 @@
+//! `[sources.*]`: where rows come from and what the bytes mean.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use super::{
+    reader::{At, Section, Value, nearest},
+    service::secret,
+};
+use crate::{
+    ingest::{
+        BrokerConfig, MqttCodec, MqttConfig, MqttProtocol, MqttTls, MqttUrl, Qos, SerialCodec, SerialConfig, SourceConfig, SourceKind,
+        Subscription, decode::Routes,
+    },
+    model::Stream,
+};
+
+/// Where machines find the embedded broker, unless `listen` says otherwise.
+const BROKER_LISTEN: &str = "127.0.0.1:1883";
+
+/// A checked source, with the broker it needs in this process.
+#[derive(Debug, Clone)]
+pub struct SourceEntry {
+    /// What to run.
+    pub source: SourceConfig,
+    /// The embedded broker to start before, whose address then replaces the one in `source`.
+    pub broker: Option<BrokerConfig>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Serial,
+    Mqtt,
+}
+
+/// Reads all sources.
+pub fn read(root: &Section<'_>, streams: &[Arc<Stream>], appliance: &str) -> Vec<SourceEntry> {
+    root.sections("sources").iter().filter_map(|(name, section)| source(name, section, streams, appliance)).collect()
+}
+
+fn source(name: &At<String>, section: &Section<'_>, streams: &[Arc<Stream>], appliance: &str) -> Option<SourceEntry> {
+    let kind = section.required("type").and_then(|value| value.choice(&[("serial", Kind::Serial), ("mqtt", Kind::Mqtt)]));
+    let Some(kind) = kind else {
+        section.rest();
+        return None;
+    };
+    let (kind, broker) = match kind {
+        Kind::Serial => (SourceKind::Serial(serial(section, streams)?), None),
+        Kind::Mqtt => {
+            let (mqtt, broker) = mqtt(name, section, streams, appliance)?;
+            (SourceKind::Mqtt(mqtt), broker)
+        }
+    };
+    Some(SourceEntry { source: SourceConfig { id: name.value.as_str().into(), kind }, broker })
+}
+
+fn serial(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<SerialConfig> {
+    #[derive(Clone, Copy)]
+    enum Codec {
+        Bridge,
+        JsonLines,
+        Csv,
+    }
+    let device = section.required_string("device");
+    let baud = section.integer_or("baud", 115_200, 1..20_000_001) as u32;
+    let codecs = [("bridge", Codec::Bridge), ("json_lines", Codec::JsonLines), ("csv", Codec::Csv)];
+    let codec = section.choice_or("codec", &codecs, Codec::JsonLines);
+    let chosen = chosen(section, streams)?;
+    let (codec, routes) = match codec {
+        Codec::Bridge => (SerialCodec::Bridge { streams: chosen.clone() }, routes(section, &chosen)?),
+        Codec::JsonLines => (SerialCodec::JsonLines, routes(section, &chosen)?),
+        Codec::Csv => {
+            let columns = section.has("columns").then(|| section.strings("columns").into_iter().map(|name| name.value).collect());
+            (SerialCodec::Csv { columns }, routes(section, &chosen)?)
+        }
+    };
+    Some(SerialConfig { device: device?, baud, codec, routes })
+}
+
+/// The streams of a source: `stream`, or `streams` for several (by number in a frame, by name in a row); the only one there is without either.
+fn chosen(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Vec<Arc<Stream>>> {
+    if section.has("stream") && section.has("streams") {
+        section.fault_at("streams", "`stream` and `streams` exclude each other: keep one");
+    }
+    let names = if section.has("streams") {
+        section.strings("streams")
+    } else {
+        match (section.get("stream"), streams) {
+            (Some(value), _) => vec![At { span: value.span.clone(), value: value.string()? }],
+            (None, [only]) => return Some(vec![Arc::clone(only)]),
+            (None, _) => {
+                section.fault(format!("[{}] needs `stream`: name the stream its rows belong to", section.path));
+                return None;
+            }
+        }
+    };
+    let found: Vec<_> = names.iter().filter_map(|name| known(section, name, streams)).collect();
+    (found.len() == names.len() && !found.is_empty()).then_some(found)
+}
+
+fn known(section: &Section<'_>, name: &At<String>, streams: &[Arc<Stream>]) -> Option<Arc<Stream>> {
+    let found = streams.iter().find(|stream| *stream.id == *name.value).cloned();
+    if found.is_none() {
+        let hint = nearest(&name.value, streams.iter().map(|stream| &*stream.id))
+            .map_or_else(|| format!("add [streams.{}]", name.value), |near| format!("did you mean `{near}`?"));
+        section.faults.add(&name.span, format!("there is no stream `{}`: {hint}", name.value));
+    }
+    found
+}
+
+fn routes(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Routes> {
+    let routes = match streams {
+        [only] => Routes::one(only),
+        several => Routes::by_row(several, None),
+    };
+    routes.map_err(|error| section.fault(error.to_string())).ok()
+}
+
+fn mqtt(
+    name: &At<String>,
+    section: &Section<'_>,
+    streams: &[Arc<Stream>],
+    appliance: &str,
+) -> Option<(MqttConfig, Option<BrokerConfig>)> {
+    let (url, broker) = broker(section)?;
+    let client_id = section.string_or("client_id", &format!("{appliance}-{}", name.value));
+    let protocol = section.choice_or("protocol", &[("3.1.1", MqttProtocol::V4), ("5", MqttProtocol::V5)], MqttProtocol::V4);
+    let password = secret(section, "password");
+    let credentials = match (section.string("username"), password) {
+        (Some(user), password) => Some((user, password.unwrap_or_default())),
+        (None, Some(_)) => {
+            section.fault_at("password", "a password without `username` is never sent: add `username`");
+            None
+        }
+        (None, None) => None,
+    };
+    let tls = section.section("tls").map_or_else(MqttTls::default, |tls| {
+        let client = match (tls.string("certificate_file"), tls.string("key_file")) {
+            (Some(certificate), Some(key)) => Some((PathBuf::from(certificate), PathBuf::from(key))),
+            (None, None) => None,
+            _ => {
+                tls.fault("`certificate_file` and `key_file` belong together: set both or none");
+                None
+            }
+        };
+        MqttTls { ca_file: tls.string("ca_file").map(PathBuf::from), client }
+    });
+    let subscriptions: Vec<_> = section
+        .required("subscriptions")?
+        .items()
+        .iter()
+        .filter_map(|value| subscription(value, streams))
+        .collect();
+    if subscriptions.is_empty() {
+        section.fault_at("subscriptions", "a source that subscribes to nothing brings nothing: add { topic = …, stream = … }");
+        return None;
+    }
+    Some((MqttConfig { url, client_id, protocol, credentials, tls, subscriptions }, broker))
+}
+
+/// The broker outside, or the embedded one.
+fn broker(section: &Section<'_>) -> Option<(MqttUrl, Option<BrokerConfig>)> {
+    if let Some(text) = section.string("url") {
+        if section.has("listen") {
+            section.fault_at("listen", "`url` names a broker elsewhere and `listen` starts one here: keep one of them");
+        }
+        return match text.parse() {
+            Ok(url) => Some((url, None)),
+            Err(error) => {
+                section.fault_at("url", format!("{error}"));
+                section.rest();
+                None
+            }
+        };
+    }
+    let text = section.string_or("listen", BROKER_LISTEN);
+    let Ok(listen) = text.parse::<SocketAddr>() else {
+        section.fault_at("listen", format!("`{text}` is no address: write one such as {BROKER_LISTEN}"));
+        section.rest();
+        return None;
+    };
+    let url = MqttUrl { host: listen.ip().to_string(), port: listen.port(), tls: false };
+    Some((url, Some(BrokerConfig { listen })))
+}
+
+fn subscription(value: &Value<'_>, streams: &[Arc<Stream>]) -> Option<Subscription> {
+    let section = value.section()?;
+    let topic = section.required_string("topic");
+    let qos = match section.integer_or("qos", 1, 0..3) {
+        0 => Qos::AtMostOnce,
+        1 => Qos::AtLeastOnce,
+        _ => Qos::ExactlyOnce,
+    };
+    let codec = section.choice_or("codec", &[("json", MqttCodec::Json)], MqttCodec::Json);
+    let routes = routes(&section, &chosen(&section, streams)?)?;
+    let topic = topic?;
+    if !is_filter(&topic) {
+        section.fault_at("topic", format!("`{topic}` is no topic filter: `+` and `#` stand alone between slashes, `#` last"));
+    }
+    Some(Subscription { topic, qos, codec, routes })
+}
+
+/// MQTT 3.1.1, section 4.7.1.
+fn is_filter(topic: &str) -> bool {
+    let levels: Vec<&str> = topic.split('/').collect();
+    !topic.is_empty()
+        && levels.iter().enumerate().all(|(index, level)| match *level {
+            "#" => index + 1 == levels.len(),
+            "+" => true,
+            level => !level.contains(['+', '#', '\0']),
+        })
+}
