@@ -4,11 +4,18 @@
 //! 78 bad configuration.
 
 pub mod check;
+pub mod replay;
 pub mod top;
 
-use std::{fmt, path::PathBuf, process::ExitCode};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Config, LoadError};
 
 /// What all commands take.
 #[derive(Debug, Parser)]
@@ -34,6 +41,8 @@ enum Command {
         /// The configuration file
         file: PathBuf,
     },
+    /// Run recorded rows through the configured pipelines, deterministically; results as JSON Lines on stdout
+    Replay(replay::Arguments),
     /// The terminal UI, attached to a running appliance
     Top(top::Arguments),
 }
@@ -94,8 +103,23 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { file } => check::run(&file),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
     }
+}
+
+/// Reads and checks a configuration; its warnings go to stderr.
+///
+/// # Errors
+/// Every fault with its place; a file that cannot be read.
+fn load(path: &Path) -> Result<Config, Failure> {
+    let config = config::load(path).map_err(|error| match &error {
+        LoadError::Read { .. } | LoadError::Wrong { .. } => Failure::Configuration(error.to_string()),
+    })?;
+    for warning in &config.warnings {
+        eprintln!("{}:{warning} (warning)", path.display());
+    }
+    Ok(config)
 }
 
 /// Log lines to stderr; the level from `QADF_LOG`, else `info`.
