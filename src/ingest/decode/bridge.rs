@@ -1,8 +1,9 @@
 //! Frames of `firmware-bridge`: the columns of a frame go into the columns of a batch as they are.
 //!
-//! A frame's stream is the place of that number among the configured streams. Its signals belong to the stream's by the names in the device's
-//! [`Hello`] if those are exactly the stream's, and in the stream's order otherwise; so a device may use names of its own. A device without
-//! a clock gives rows of the time of arrival, where the stream allows that.
+//! A frame's stream is the place of that number among the configured streams, and its signals are the stream's in the order of their declaration: a
+//! frame does not name them. The device's [`Hello`] does, but it may be damaged or long past; where it names the same signals in another order, the
+//! stream's frames are refused rather than mixed up. A device may well use names of its own. A device without a clock gives rows of the time
+//! of arrival, where the stream allows that.
 //!
 //! Invariants:
 //! - A frame that cannot be read, or does not fit its stream, is one [`Reject`](super::Reject) with its bytes; a row with a value that is not finite
@@ -16,11 +17,11 @@ use firmware_bridge::{
     encode_data,
 };
 
-use super::{Context, Decoded, Reason};
+use super::{Context, Decoded, Reason, clip};
 use crate::model::{Batch, Flags, MissingTime, NO_LAYER, Origin, Positions, Stream, TagColumn};
 
-/// Presentations that are remembered; a device has far fewer streams.
-const HELLOS_MAX: usize = 64;
+/// Presentations in another order that are remembered; a device has far fewer streams.
+const MISFITS_MAX: usize = 64;
 /// The tag that takes the part's number.
 const PART_TAG: &str = "part";
 
@@ -48,22 +49,23 @@ pub struct Bridge {
 #[derive(Debug)]
 struct FrameDecoder {
     streams: Vec<Arc<Stream>>,
-    orders: Vec<Order>,
+    misfits: Vec<Misfit>,
     heard: Vec<Heard>,
 }
 
-/// Which of the stream's signals each column of a device's frame is.
+/// A device that has a stream's signals in another order.
 #[derive(Debug)]
-struct Order {
+struct Misfit {
     device: u32,
     stream: u16,
-    signals: Vec<usize>,
+    /// The device's order.
+    names: String,
 }
 
 impl Bridge {
     /// A decoder for frames whose stream number is a place in `streams`.
     pub fn new(streams: Vec<Arc<Stream>>) -> Self {
-        Self { accumulator: Box::default(), decoder: FrameDecoder { streams, orders: Vec::new(), heard: Vec::new() } }
+        Self { accumulator: Box::default(), decoder: FrameDecoder { streams, misfits: Vec::new(), heard: Vec::new() } }
     }
 
     /// Decodes the frames that end in `bytes`; the beginning of the next waits for its end.
@@ -104,12 +106,10 @@ fn refuse(rejected: &Rejected<'_>, context: &Context, out: &mut Decoded) {
 impl FrameDecoder {
     fn hello(&mut self, hello: &Hello<'_>) {
         let Some(stream) = self.streams.get(usize::from(hello.stream)) else { return };
-        self.orders.retain(|known| (known.device, known.stream) != (hello.device, hello.stream));
-        let Some(signals) = by_name(stream, &hello.signals) else { return };
-        if self.orders.len() == HELLOS_MAX {
-            self.orders.remove(0);
+        self.misfits.retain(|known| (known.device, known.stream) != (hello.device, hello.stream));
+        if in_another_order(stream, &hello.signals) && self.misfits.len() < MISFITS_MAX {
+            self.misfits.push(Misfit { device: hello.device, stream: hello.stream, names: hello.signals.join(", ") });
         }
-        self.orders.push(Order { device: hello.device, stream: hello.stream, signals });
     }
 
     fn data(&mut self, frame: &DataFrame<'_>, raw: &[u8], context: &Context, out: &mut Decoded) {
@@ -119,17 +119,15 @@ impl FrameDecoder {
             Ok(stream) => Arc::clone(stream),
             Err(reason) => return out.reject(context, reason, raw),
         };
-        let order = self.orders.iter().find(|known| (known.device, known.stream) == (head.device, head.stream));
-        let order = order.map(|known| &*known.signals);
         let bad = not_finite(frame);
         for (row, column) in &bad {
-            let signal = &stream.signals[place(order, *column)].name;
+            let signal = &stream.signals[*column].name;
             let (reason, bytes) = (format!("`{signal}` is NaN or infinity"), alone(frame, *row));
             out.reject(context, reason.into(), &bytes);
         }
         let rows: Vec<usize> = bad.into_iter().map(|(row, _)| row).collect();
         if rows.len() < frame.rows() {
-            fill(out.batch(context, &stream), frame, order, &rows);
+            fill(out.batch(context, &stream), frame, &rows);
         }
     }
 
@@ -157,6 +155,10 @@ impl FrameDecoder {
         if sent != declared {
             return Err(format!("the frame has {sent} signals, and stream `{}` declares {declared}", stream.id).into());
         }
+        if let Some(misfit) = self.misfits.iter().find(|known| (known.device, known.stream) == (head.device, head.stream)) {
+            let reason = format!("the device sends `{}` as {}: declare the signals in that order", stream.id, clip(&misfit.names));
+            return Err(reason.into());
+        }
         if head.clock == Clock::SinceStart && stream.time_missing == MissingTime::Reject {
             let reason = format!("the device has no clock: set `missing = \"arrival\"` for stream `{}`", stream.id);
             return Err(reason.into());
@@ -171,18 +173,11 @@ impl FrameDecoder {
     }
 }
 
-/// The place in `stream` of each of a device's signals, if their names are those of the stream.
-fn by_name(stream: &Stream, names: &[&str]) -> Option<Vec<usize>> {
-    let mut signals = Vec::with_capacity(names.len());
-    for name in names {
-        let place = stream.signal(name).filter(|place| !signals.contains(place))?;
-        signals.push(place);
-    }
-    (signals.len() == stream.signals.len()).then_some(signals)
-}
-
-fn place(order: Option<&[usize]>, column: usize) -> usize {
-    order.and_then(|order| order.get(column)).copied().unwrap_or(column)
+/// Whether `names` are those of the stream's signals, but not in their order.
+fn in_another_order(stream: &Stream, names: &[&str]) -> bool {
+    names.len() == stream.signals.len()
+        && stream.signals.iter().all(|signal| names.contains(&&*signal.name))
+        && stream.signals.iter().zip(names).any(|(signal, name)| *signal.name != **name)
 }
 
 /// Rows with a value that is not finite, each with the first column that has one.
@@ -201,7 +196,7 @@ fn not_finite(frame: &DataFrame<'_>) -> Vec<(usize, usize)> {
 }
 
 /// Appends the rows of `frame` but `bad` (ascending) to `batch`.
-fn fill(batch: &mut Batch, frame: &DataFrame<'_>, order: Option<&[usize]>, bad: &[usize]) {
+fn fill(batch: &mut Batch, frame: &DataFrame<'_>, bad: &[usize]) {
     let (before, head) = (batch.rows(), frame.head());
     let added = frame.rows() - bad.len();
     let rows = before + added;
@@ -216,9 +211,8 @@ fn fill(batch: &mut Batch, frame: &DataFrame<'_>, order: Option<&[usize]>, bad: 
     if let Some(flags) = &mut batch.flags {
         flags.resize(rows, Flags::NONE);
     }
-    for (number, column) in frame.signals().iter().enumerate() {
-        let values = column.values().map(|value| value.unwrap_or(f64::NAN));
-        extend(&mut batch.signals[place(order, number)], values, bad);
+    for (column, sent) in batch.signals.iter_mut().zip(frame.signals()) {
+        extend(column, sent.values().map(|value| value.unwrap_or(f64::NAN)), bad);
     }
     let part = head.part.map(|part| part.to_string());
     for (column, name) in batch.tags.iter_mut().zip(&batch.stream.tags) {
@@ -407,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_in_a_hello_put_signals_in_their_places() {
+    fn a_device_with_the_signals_in_another_order_is_refused() {
         let mut bridge = Bridge::new(streams());
         let mut buffer = [0; WIRE_BYTES_MAX];
         let mut say = |bridge: &mut Bridge, names: &[&str]| {
@@ -423,16 +417,15 @@ mod tests {
             };
             let bytes = encode_hello(&hello, &mut buffer).unwrap().to_vec();
             assert!(decode(bridge, &bytes).is_empty());
+            decode(bridge, &pair(0))
         };
-        let frame = data(head(0), None, &[Samples::F32(&[1.0]), Samples::F32(&[2.0])]);
-        let values = |bridge: &mut Bridge| {
-            let out = decode(bridge, &frame);
-            [out.batches[0].signals[0][0], out.batches[0].signals[1][0]]
-        };
-        say(&mut bridge, &["power", "intensity"]);
-        assert_eq!(values(&mut bridge), [2.0, 1.0]);
-        say(&mut bridge, &["channel 1", "channel 2"]);
-        assert_eq!(values(&mut bridge), [1.0, 2.0]);
+        let out = say(&mut bridge, &["power", "intensity"]);
+        assert_eq!(
+            (out.rows(), &*out.rejects[0].reason),
+            (0, "the device sends `melt` as power, intensity: declare the signals in that order")
+        );
+        assert_eq!(say(&mut bridge, &["intensity", "power"]).rows(), 2);
+        assert_eq!(say(&mut bridge, &["channel 1", "channel 2"]).rows(), 2);
     }
 
     #[test]
