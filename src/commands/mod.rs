@@ -212,7 +212,7 @@ fn fresh(name: &str) -> std::io::Result<Fresh> {
 /// Log lines to stderr; the level from `QADF_LOG`, else `info`.
 fn logs(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("QADF_LOG").unwrap_or_else(|_| EnvFilter::new("info,rumqttd=warn,rumqttc=warn"));
+    let filter = EnvFilter::try_from_env("QADF_LOG").unwrap_or_else(|_| EnvFilter::new("info,rumqttd=off,rumqttc=warn"));
     let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => base.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
