@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use qadf_edge::{
-    model::{Batch, Body, Capability, Flags, Key, Limits, Output, SpcPoint, Stream, Timestamp},
+    model::{Batch, Body, Capability, Key, Limits, Output, Seq, SpcPoint, Stream, Timestamp},
     spc::{
         Act, ChartConfig, ChartOperator, ChartSettings, Emit,
         capability::{indices, rating},
@@ -114,7 +114,7 @@ fn chart(toml: &str, batch: &Batch) -> Said {
         for start in (0..batch.rows()).step_by(step) {
             chart.push(batch, start..(start + step).min(batch.rows()), Emit::All, &mut out);
         }
-        chart.finish(true, Emit::All, &mut out);
+        chart.finish(true, Emit::All, Seq(batch.rows() as u64), &mut out);
         out
     };
     let whole = run(usize::MAX >> 1);
@@ -217,7 +217,7 @@ fn wafer_fractions_are_those_of_nist_also_after_removing_two() {
     chart.push(&rows, 0..30, Emit::Changes, &mut out);
     out.clear();
     let act = Act { author: "ada".into(), reason: "new operator and a bad roll".into() };
-    assert_eq!(chart.exclude(&Key::new(), &[14, 22], &act, &mut out), Ok(2));
+    assert_eq!(chart.exclude(&Key::new(), &[14, 22], &act, Seq(30), &mut out), Ok(2));
     let revised = Said::of(out);
     let want = &want["revised_excluding_15_23"];
     close(revised.limits[0].center, &want["pbar"], "revised p̄");

@@ -252,7 +252,8 @@ impl Baseline {
 
     fn rate(&self, attribute: Attribute) -> Result<Frozen, String> {
         let counted: f64 = self.values.iter().sum();
-        let inspected: f64 = if attribute == Attribute::C { self.len() as f64 } else { (0..self.count).map(|i| self.size(i)).sum() };
+        let inspected: f64 =
+            if attribute == Attribute::C { self.len() as f64 } else { (0..self.count).map(|i| self.size(i)).sum() };
         let rate = counted / inspected;
         if rate.is_nan() || rate <= 0.0 {
             return Err("the baseline counts nothing: no limits; a longer baseline is needed".to_owned());

@@ -346,7 +346,10 @@ impl Checker<'_> {
             self.fault("limits.table", "limits by tag are for charts of one signal; use group_by with a baseline");
         }
         if matches!(kind, ChartKind::ShortRun { .. }) {
-            self.fault("limits.table", "a short-run chart has nominal values by tag and one sigma: give a baseline or center and sigma");
+            self.fault(
+                "limits.table",
+                "a short-run chart has nominal values by tag and one sigma: give a baseline or center and sigma",
+            );
         }
         let by = settings.by.clone().unwrap_or_default();
         if by.is_empty() || settings.table.is_empty() {
