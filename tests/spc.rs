@@ -42,11 +42,6 @@ fn config(toml: &str) -> ChartConfig {
     ChartConfig::check(&settings).unwrap_or_else(|faults| panic!("{faults:?}"))
 }
 
-fn faults(toml: &str) -> Vec<String> {
-    let settings: ChartSettings = toml::from_str(toml).unwrap();
-    ChartConfig::check(&settings).err().unwrap_or_default().iter().map(ToString::to_string).collect()
-}
-
 fn stream(signals: &[&str]) -> Arc<Stream> {
     Arc::new(Stream::new("s", signals, &["part", "recipe"]))
 }
@@ -122,6 +117,7 @@ fn chart(toml: &str, batch: &Batch) -> Said {
         let cut = run(step);
         let text = |outputs: &[Output]| serde_json::to_string(outputs).unwrap();
         assert_eq!(text(&cut), text(&whole), "step {step}");
+        assert!(cut.iter().zip(&whole).all(|(cut, whole)| cut.at == whole.at), "step {step}");
     }
     Said::of(whole)
 }
@@ -496,4 +492,14 @@ fn adaptive_level_and_drift_agree_with_the_reference() {
     let got = drift(&start, 10.8, 30).unwrap();
     close(Some(got.z), &parity("BAS-03")["expected"]["z"], "z");
     assert!(got.drifted);
+}
+
+#[test]
+fn every_case_is_run() {
+    let all: Value = serde_json::from_str(include_str!("cases/spc.json")).unwrap();
+    let tests = [include_str!("spc.rs"), include_str!("arl.rs")];
+    for case in all["cases"].as_array().unwrap() {
+        let id = case["id"].as_str().unwrap();
+        assert!(tests.iter().any(|text| text.contains(&format!("\"{id}\""))), "{id} is not run");
+    }
 }
