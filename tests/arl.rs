@@ -11,7 +11,7 @@ use qadf_edge::{
 };
 use serde_json::Value;
 
-/// Standard normal values from a seed: SplitMix64 and the polar method.
+/// Standard normal values from a seed: `SplitMix64` and the polar method.
 struct Normal {
     state: u64,
     spare: Option<f64>,
