@@ -247,7 +247,7 @@ pub struct Plan {
 
 impl Plan {
     /// The plan for `enabled` rules under `conventions`.
-    pub fn new(enabled: RuleMask, conventions: &Conventions) -> Self {
+    pub fn new(enabled: RuleMask, conventions: Conventions) -> Self {
         let ones = |count: u8| ((1_u32 << count) - 1) as u16;
         let full = conventions.full_window;
         Self {
@@ -336,9 +336,9 @@ impl RuleState {
             return RuleMask(self.fired);
         }
         let (up, down) = (x > self.last, x < self.last);
-        let turn = (up & (self.moves.0 >> 16 & 1 == 1)) | (down & (self.moves.0 & 1 == 1));
+        let turn = up && (self.moves.0 >> 16 & 1 == 1) | down && (self.moves.0 & 1 == 1);
         let (over_1, under_1) = (x > zones.plus_1, x < zones.minus_1);
-        let inside = (x < zones.plus_1) & (x > zones.minus_1);
+        let inside = (x < zones.plus_1) && (x > zones.minus_1);
         self.last = x;
         self.zones.push([x > zones.plus_2, x < zones.minus_2, over_1, under_1]);
         self.sides.push([x > zones.center, x < zones.center, inside, true]);
@@ -416,7 +416,7 @@ fn side(over: u16, under: u16) -> u16 {
 mod tests {
     use super::*;
 
-    fn fired(values: &[f64], enabled: RuleMask, conventions: &Conventions) -> Vec<(u64, Rule, Vec<u64>)> {
+    fn fired(values: &[f64], enabled: RuleMask, conventions: Conventions) -> Vec<(u64, Rule, Vec<u64>)> {
         let zones = Zones::new(0.0, 1.0, 3.0, [f64::NEG_INFINITY, f64::INFINITY]);
         let plan = Plan::new(enabled, conventions);
         let mut state = RuleState::default();
@@ -436,25 +436,25 @@ mod tests {
     fn a_missing_point_breaks_every_run() {
         let mut values = vec![0.5; 17];
         values[8] = f64::NAN;
-        assert!(fired(&values, Rule::Nelson2.mask(), &Conventions::default()).is_empty());
+        assert!(fired(&values, Rule::Nelson2.mask(), Conventions::default()).is_empty());
         values[8] = 0.5;
-        assert_eq!(fired(&values, Rule::Nelson2.mask(), &Conventions::default()).len(), 9);
+        assert_eq!(fired(&values, Rule::Nelson2.mask(), Conventions::default()).len(), 9);
     }
 
     #[test]
     fn evidence_names_only_the_points_beyond() {
-        let hits = fired(&[2.1, -2.5, 2.2], Rule::Nelson5.mask(), &Conventions::default());
+        let hits = fired(&[2.1, -2.5, 2.2], Rule::Nelson5.mask(), Conventions::default());
         assert_eq!(hits, [(2, Rule::Nelson5, vec![0, 2])]);
-        let hits = fired(&[1.5, 1.5, 0.2, 1.5, 1.5], Rule::WesternElectric3.mask(), &Conventions::default());
+        let hits = fired(&[1.5, 1.5, 0.2, 1.5, 1.5], Rule::WesternElectric3.mask(), Conventions::default());
         assert_eq!(hits, [(4, Rule::WesternElectric3, vec![0, 1, 3, 4])]);
     }
 
     #[test]
     fn a_falling_trend_counts_like_a_rising_one() {
         let values = [0.5, 0.4, 0.3, 0.2, 0.1, 0.05];
-        assert_eq!(fired(&values, Rule::Nelson3.mask(), &Conventions::default()), [(5, Rule::Nelson3, vec![0, 1, 2, 3, 4, 5])]);
+        assert_eq!(fired(&values, Rule::Nelson3.mask(), Conventions::default()), [(5, Rule::Nelson3, vec![0, 1, 2, 3, 4, 5])]);
         let seven = Conventions { trend_points: 7, ..Conventions::default() };
-        assert!(fired(&values, Rule::Nelson3.mask(), &seven).is_empty());
+        assert!(fired(&values, Rule::Nelson3.mask(), seven).is_empty());
     }
 
     #[test]
@@ -470,7 +470,7 @@ mod tests {
     }
 
     /// The rules as their definitions read, over the whole history.
-    fn by_definition(z: &[f64], conventions: &Conventions) -> u16 {
+    fn by_definition(z: &[f64], conventions: Conventions) -> u16 {
         let n = z.len();
         let last = |count: usize| (n >= count).then(|| &z[n - count..]);
         let holds = |count: usize, test: &dyn Fn(&[f64]) -> bool| u16::from(last(count).is_some_and(test));
@@ -528,12 +528,12 @@ mod tests {
                     _ => f64::from(value % 4) / 4.0,
                 });
             }
-            let plan = Plan::new(RuleMask(0x0fff), &conventions);
+            let plan = Plan::new(RuleMask(0x0fff), conventions);
             let zones = Zones::new(0.0, 1.0, 3.0, [f64::NEG_INFINITY, f64::INFINITY]);
             let mut state = RuleState::default();
             for i in 0..z.len() {
                 let got = state.step(z[i], &zones, &plan);
-                proptest::prop_assert_eq!(got.0, by_definition(&z[..=i], &conventions), "point {} of {:?}", i, &z[..=i]);
+                proptest::prop_assert_eq!(got.0, by_definition(&z[..=i], conventions), "point {} of {:?}", i, &z[..=i]);
             }
         }
     }
