@@ -336,7 +336,7 @@ impl RuleState {
             return RuleMask(self.fired);
         }
         let (up, down) = (x > self.last, x < self.last);
-        let turn = up && (self.moves.0 >> 16 & 1 == 1) | down && (self.moves.0 & 1 == 1);
+        let turn = (up && self.moves.0 >> 16 & 1 == 1) || (down && self.moves.0 & 1 == 1);
         let (over_1, under_1) = (x > zones.plus_1, x < zones.minus_1);
         let inside = (x < zones.plus_1) && (x > zones.minus_1);
         self.last = x;
