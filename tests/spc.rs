@@ -352,7 +352,7 @@ fn moments_have_the_certified_digits_however_rows_are_cut() {
 }
 
 /// Which of `rules` fire on `z`, as `rule → points counted from 1`.
-fn fired(z: &[f64], conventions: &Conventions) -> BTreeMap<Rule, Vec<u64>> {
+fn fired(z: &[f64], conventions: Conventions) -> BTreeMap<Rule, Vec<u64>> {
     let plan = Plan::new(RuleMask::NELSON.or(RuleMask::WESTERN_ELECTRIC), conventions);
     let zones = Zones::new(0.0, 1.0, 3.0, [f64::NEG_INFINITY, f64::INFINITY]);
     let mut state = RuleState::default();
@@ -390,7 +390,7 @@ fn rule_semantics_are_exact() {
     for one in series {
         for (key, points) in one["expected"].as_object().unwrap() {
             let (rule, conventions) = variant(key);
-            let got = fired(&numbers(&one["z"]), &conventions).remove(&rule).unwrap_or_default();
+            let got = fired(&numbers(&one["z"]), conventions).remove(&rule).unwrap_or_default();
             assert_eq!(got, whole(points), "{} {key}", one["name"]);
         }
     }
@@ -406,10 +406,10 @@ fn rules_find_the_points_that_the_reference_names() {
         for (rule, points) in said.points.iter().flat_map(|point| &point.evidence) {
             got.entry(rule.replace("nelson_", "")).or_default().extend(points);
         }
-        got.values_mut().for_each(|points| {
+        for points in got.values_mut() {
             points.sort_unstable();
             points.dedup();
-        });
+        }
         let want: BTreeMap<String, Vec<u64>> =
             case["expected"].as_object().unwrap().iter().map(|(rule, points)| (rule.clone(), whole(points))).collect();
         assert_eq!(got, want, "{id}");

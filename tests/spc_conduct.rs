@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qadf_edge::{
-    model::{Batch, Body, Flags, Key, Output, Seq, Severity, SpcPoint, Stream, Timestamp},
+    model::{Batch, Body, Flags, Key, Output, Seq, Severity, SpcPoint, Stream, TagColumn, Timestamp},
     spc::{Act, ChartConfig, ChartOperator, ChartSettings, Emit, Snapshot},
 };
 
@@ -31,8 +31,10 @@ fn rows(values: &[f64]) -> Batch {
 }
 
 fn tagged(mut batch: Batch, tag: usize, texts: &[Option<&str>]) -> Batch {
-    batch.tags[tag] = Default::default();
-    texts.iter().for_each(|text| batch.tags[tag].push(*text));
+    batch.tags[tag] = TagColumn::default();
+    for text in texts {
+        batch.tags[tag].push(*text);
+    }
     assert!(batch.is_consistent());
     batch
 }

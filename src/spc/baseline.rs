@@ -231,7 +231,9 @@ impl Baseline {
             Estimator::MedianMovingRange => {
                 let mut ranges: Vec<f64> = self.moving_ranges(&self.values).collect();
                 ranges.sort_by(f64::total_cmp);
-                ranges.iter().for_each(|range| sum.moving_range(*range));
+                for range in &ranges {
+                    sum.moving_range(*range);
+                }
                 let middle = ranges.len() / 2;
                 let median = match ranges.len() {
                     0 => return Within::default(),

@@ -211,8 +211,8 @@ impl ChartOperator {
     /// Sizes the cache for the tag codes of `batch`, if they are few.
     fn prepare_cache(&mut self, batch: &Batch, rows: usize) {
         self.cache.clear();
-        let codes = self.setup.group.iter().map(|column| batch.tags[*column].names.len() + 1);
-        let product = codes.fold(Some(1_usize), |product, codes| product?.checked_mul(codes));
+        let mut codes = self.setup.group.iter().map(|column| batch.tags[*column].names.len() + 1);
+        let product = codes.try_fold(1_usize, usize::checked_mul);
         if let Some(product) = product.filter(|product| *product <= CACHE_MAX.min(4 * rows + 64)) {
             self.cache.resize(product, UNSEEN);
         }
@@ -354,7 +354,8 @@ impl ChartOperator {
     }
 }
 
-/// What selects the limits of rows whose looked-up tag is `text`.
+/// What selects the limits of rows whose looked-up tag is `text`: none where nothing is looked up, a null text where the row has none.
+#[expect(clippy::option_option, reason = "a chart without a table, a row without the tag")]
 fn context(setup: &Setup, text: Option<Option<&str>>) -> Context {
     let Some(text) = text else { return Context::Always };
     let Some(text) = text else { return Context::Unknown };

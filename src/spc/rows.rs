@@ -144,7 +144,9 @@ impl KeyState {
         sink.counts.points += values.len() as u64;
         (self.judge.previous, self.judge.rules, self.judge.spread_rules) = (*last, rules, spread_rules);
         if let (Some(totals), Some(spec)) = (&mut self.totals, &setup.config.spec) {
-            values.iter().for_each(|value| totals.individual(*value, spec));
+            for value in values {
+                totals.individual(*value, spec);
+            }
         }
         values.len()
     }
@@ -152,15 +154,12 @@ impl KeyState {
     fn counts(&mut self, setup: &Setup, attribute: Attribute, segment: &Segment<'_>, sink: &mut Sink<'_>) {
         for row in 0..segment.rows() {
             sink.at = segment.seqs.at(row);
-            match count_of(setup, attribute, segment, row) {
-                Some((value, n)) => {
-                    let sample = Sample { n, ..Sample::single(value) };
-                    self.point(setup, &sample, &[value], segment.time[row], sink);
-                }
-                None => {
-                    sink.counts.invalid += u64::from(!segment.value(row).is_nan());
-                    self.missing(1, sink);
-                }
+            if let Some((value, n)) = count_of(setup, attribute, segment, row) {
+                let sample = Sample { n, ..Sample::single(value) };
+                self.point(setup, &sample, &[value], segment.time[row], sink);
+            } else {
+                sink.counts.invalid += u64::from(!segment.value(row).is_nan());
+                self.missing(1, sink);
             }
         }
     }

@@ -97,8 +97,8 @@ impl Setup {
             _ => f64::NAN,
         };
         let mut setup = Self {
-            plan: Plan::new(config.rules, &config.conventions),
-            spread_plan: Plan::new(config.spread_rules, &config.conventions),
+            plan: Plan::new(config.rules, config.conventions),
+            spread_plan: Plan::new(config.spread_rules, config.conventions),
             pipeline,
             columns,
             size_column,
