@@ -47,7 +47,8 @@ use crate::{
 };
 
 pub use fold::Figures;
-pub use process::Usage;
+pub use intake::Intake;
+pub use process::{Usage, file_system};
 
 /// Questions of API clients that wait for the engine.
 const REQUESTS_MAX: usize = 64;

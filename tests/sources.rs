@@ -2,6 +2,8 @@
 //!
 //! The inbox is played by the test, which decides when something is synced. Everything waits for what it needs, up to [`PATIENCE`].
 
+#[path = "sources/bridge.rs"]
+mod bridge;
 #[path = "sources/mqtt.rs"]
 mod mqtt;
 #[path = "sources/serial.rs"]
@@ -63,7 +65,9 @@ impl Running {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("not reached: {:?} {:?}", self.status.state(), self.status.counts()));
+        timeout(PATIENCE, reached)
+            .await
+            .unwrap_or_else(|_| panic!("not reached: {:?} {:?}", self.status.state(), self.status.counts()));
     }
 
     async fn until_up(&self) {

@@ -62,6 +62,11 @@ impl<const N: usize> Accumulator<N> {
 
     /// Takes bytes off the front of `input` up to the next frame's end; `None` once all are taken and no frame has ended.
     pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<Result<Frame<'a>, Rejected<'a>>> {
+        self.next_with_bytes(input).map(|(_, event)| event)
+    }
+
+    /// As [`Self::next`], with the frame as received, for whoever refuses a good frame and keeps it.
+    pub fn next_with_bytes<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Option<(&'a [u8], Result<Frame<'a>, Rejected<'a>>)> {
         loop {
             let Some(zero) = find_zero(input) else {
                 self.keep(input);
@@ -74,7 +79,7 @@ impl<const N: usize> Accumulator<N> {
                 if piece.is_empty() {
                     continue;
                 }
-                return Some(read(piece, &mut self.plain));
+                return Some((piece, read(piece, &mut self.plain)));
             }
             self.keep(piece);
             return Some(self.take());
@@ -101,13 +106,13 @@ impl<const N: usize> Accumulator<N> {
         self.beyond = self.beyond.saturating_add((bytes.len() - room) as u64);
     }
 
-    fn take(&mut self) -> Result<Frame<'_>, Rejected<'_>> {
+    fn take(&mut self) -> (&[u8], Result<Frame<'_>, Rejected<'_>>) {
         let (kept, beyond) = (core::mem::take(&mut self.kept), core::mem::take(&mut self.beyond));
         let raw = &self.raw[..kept];
         if beyond > 0 {
-            return Err(Rejected { reason: Reason::TooLong, raw, bytes: kept as u64 + beyond });
+            return (raw, Err(Rejected { reason: Reason::TooLong, raw, bytes: kept as u64 + beyond }));
         }
-        read(raw, &mut self.plain)
+        (raw, read(raw, &mut self.plain))
     }
 }
 

@@ -103,7 +103,9 @@ impl Intake {
         };
         loop {
             let (waker, woken) = oneshot::channel();
-            self.writer.when_room(Box::new(move || drop(waker.send(()))));
+            self.writer.when_room(Box::new(move || {
+                let _ = waker.send(());
+            }));
             // An error means that the store is gone, which the next attempt answers.
             let _ = woken.await;
             match self.writer.try_again(waiting) {

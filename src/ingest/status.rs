@@ -55,11 +55,12 @@ struct Inner {
     state: SourceState,
     counts: Counts,
     last_arrival: Option<Timestamp>,
+    lost: u64,
 }
 
 impl Default for SourceStatus {
     fn default() -> Self {
-        Self(Mutex::new(Inner { state: SourceState::Connecting, counts: Counts::default(), last_arrival: None }))
+        Self(Mutex::new(Inner { state: SourceState::Connecting, counts: Counts::default(), last_arrival: None, lost: 0 }))
     }
 }
 
@@ -79,6 +80,10 @@ impl SourceStatus {
         self.lock().last_arrival
     }
 
+    /// Rows that a device numbered and never got through with, since the start of this process; they are in no count of [`Counts`].
+    pub fn lost(&self) -> u64 {
+        self.lock().lost
+    }
 
     pub(super) fn up(&self) {
         let mut inner = self.lock();
@@ -120,6 +125,11 @@ impl SourceStatus {
         let counts = &mut self.lock().counts;
         counts.shed += rows;
         counts.received += rows;
+    }
+
+    /// Rows that were numbered will not come any more.
+    pub(super) fn add_lost(&self, rows: u64) {
+        self.lock().lost += rows;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -10,6 +10,7 @@
 //! - Memory is bounded whatever comes in: a line by [`LINE_BYTES_MAX`], a message by [`MESSAGE_BYTES_MAX`], the rows of a message by
 //!   [`MESSAGE_ROWS_MAX`], the bytes kept of a reject by [`REJECT_BYTES_MAX`].
 
+mod bridge;
 mod columns;
 mod csv;
 mod json;
@@ -22,6 +23,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use crate::model::{Batch, Input, Stream, Timestamp};
 
+pub use bridge::{Bridge, Heard};
 pub use columns::{Routes, RoutesError};
 pub use csv::Csv;
 pub use json::Json;
