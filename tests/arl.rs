@@ -89,7 +89,9 @@ impl Runs {
         let mut out = Vec::new();
         loop {
             for column in &mut self.batch.signals[..signals] {
-                column.iter_mut().for_each(|value| *value = self.normal.next() + shift);
+                for value in column {
+                    *value = self.normal.next() + shift;
+                }
             }
             self.chart.push(&self.batch, 0..rows, Emit::Changes, &mut out);
             for output in out.drain(..) {

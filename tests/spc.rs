@@ -406,10 +406,10 @@ fn rules_find_the_points_that_the_reference_names() {
         for (rule, points) in said.points.iter().flat_map(|point| &point.evidence) {
             got.entry(rule.replace("nelson_", "")).or_default().extend(points);
         }
-        got.values_mut().for_each(|points| {
+        for points in got.values_mut() {
             points.sort_unstable();
             points.dedup();
-        });
+        }
         let want: BTreeMap<String, Vec<u64>> =
             case["expected"].as_object().unwrap().iter().map(|(rule, points)| (rule.clone(), whole(points))).collect();
         assert_eq!(got, want, "{id}");

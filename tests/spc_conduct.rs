@@ -32,7 +32,9 @@ fn rows(values: &[f64]) -> Batch {
 
 fn tagged(mut batch: Batch, tag: usize, texts: &[Option<&str>]) -> Batch {
     batch.tags[tag] = TagColumn::default();
-    texts.iter().for_each(|text| batch.tags[tag].push(*text));
+    for text in texts {
+        batch.tags[tag].push(*text);
+    }
     assert!(batch.is_consistent());
     batch
 }

@@ -147,7 +147,7 @@ impl Judge {
     pub fn scalar(&mut self, setup: &Setup, frozen: &Frozen, sample: &Sample, index: u64) -> Judged {
         if sample.n != self.lines.n {
             if let Some(lines) = Lines::new(&setup.config, frozen, sample.n) {
-                self.lines = lines
+                self.lines = lines;
             } else {
                 self.break_runs();
                 return Judged { too_large: true, ..Judged::bare(sample.value, sample.range) };
