@@ -13,13 +13,14 @@
 //! to deliver, the store closes.
 //!
 //! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
-//!   of the engine; [`process`]: processor time and memory.
+//!   of the engine; [`mod@recorded`]: rows of the past; [`process`]: processor time and memory.
 
 mod acts;
 mod fold;
 mod intake;
 mod process;
 mod publish;
+mod recorded;
 
 use std::{
     collections::BTreeMap,
@@ -49,6 +50,7 @@ use crate::{
 pub use fold::Figures;
 pub use intake::Intake;
 pub use process::{Usage, file_system};
+pub use recorded::{RecordedError, Wanted, recorded};
 
 /// Questions of API clients that wait for the engine.
 const REQUESTS_MAX: usize = 64;
