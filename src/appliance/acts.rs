@@ -27,12 +27,12 @@ use crate::{
     },
     model::{Batch, Row, Stream},
     spc::ChartView,
-    status::Acknowledgement,
+    status::{Acknowledgement, SourceRows},
     store::{Store, StoreError},
 };
 
 /// Who sends rows over HTTP, as a source and a partition.
-const SOURCE: &str = "api";
+pub(super) const SOURCE: &str = "api";
 /// Keys of state that are listed.
 const STATES_MAX: usize = 10_000;
 
@@ -43,6 +43,8 @@ pub(super) struct Desk {
     pub store: Arc<Store>,
     pub alerts: Arc<Mutex<AlertLog>>,
     pub streams: Vec<Arc<Stream>>,
+    /// What became of the rows that came this way.
+    pub rows: Arc<Mutex<SourceRows>>,
 }
 
 impl Desk {
@@ -110,7 +112,14 @@ impl Desk {
         let (synced, answer) = oneshot::channel();
         self.intake.take(decoded, synced).await;
         let accepted = match answer.await {
-            Ok(Ok(accepted)) => accepted,
+            Ok(Ok(accepted)) => {
+                let mut rows = locked(&self.rows);
+                rows.accepted += accepted.rows;
+                rows.duplicate += accepted.duplicates;
+                rows.rejected += rejected.len() as u64;
+                rows.received += accepted.rows + accepted.duplicates + rejected.len() as u64;
+                accepted
+            }
             Ok(Err(InboxError::Refused(why))) => return Err(Refusal::Unavailable(why)),
             Ok(Err(InboxError::Closed)) | Err(_) => return Err(Refusal::Unavailable("the appliance is stopping".into())),
         };

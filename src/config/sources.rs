@@ -38,6 +38,9 @@ pub fn read(root: &Section<'_>, streams: &[Arc<Stream>], appliance: &str) -> Vec
 }
 
 fn source(name: &At<String>, section: &Section<'_>, streams: &[Arc<Stream>], appliance: &str) -> Option<SourceEntry> {
+    if name.value == "api" {
+        section.faults.add(&name.span, "`api` is what rows over HTTP are counted under: give this source another name");
+    }
     let kind = section.required("type").and_then(|value| value.choice(&[("serial", Kind::Serial), ("mqtt", Kind::Mqtt)]));
     let Some(kind) = kind else {
         section.rest();
