@@ -4,6 +4,8 @@
 
 #[path = "sources/bridge.rs"]
 mod bridge;
+#[path = "sources/file.rs"]
+mod file;
 #[path = "sources/mqtt.rs"]
 mod mqtt;
 #[path = "sources/serial.rs"]

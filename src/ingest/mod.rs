@@ -15,6 +15,7 @@
 mod backoff;
 mod broker;
 pub mod decode;
+mod file;
 mod mqtt;
 mod outlet;
 mod serial;
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use broker::{BrokerConfig, BrokerError, start_broker};
 use decode::Decoded;
+pub use file::{FileCodec, FileConfig};
 pub use mqtt::{MqttCodec, MqttConfig, MqttProtocol, MqttTls, MqttUrl, MqttUrlError, Qos, Subscription};
 pub use serial::{SerialCodec, SerialConfig};
 pub use status::{Counts, SourceState, SourceStatus};
@@ -90,6 +92,8 @@ pub enum SourceKind {
     Serial(SerialConfig),
     /// An MQTT broker.
     Mqtt(MqttConfig),
+    /// A file of lines.
+    File(FileConfig),
 }
 
 /// Runs a source until `shutdown` turns true (its sender dropped counts as true) or the inbox closes. Returns once everything handed on is
@@ -99,6 +103,7 @@ pub async fn run(config: SourceConfig, inbox: mpsc::Sender<Parcel>, status: Arc<
     match kind {
         SourceKind::Serial(config) => serial::run(id, config, inbox, status, shutdown).await,
         SourceKind::Mqtt(config) => mqtt::run(id, config, inbox, status, shutdown).await,
+        SourceKind::File(config) => file::run(id, config, inbox, status, shutdown).await,
     }
 }
 
