@@ -6,10 +6,13 @@
 mod bridge;
 #[path = "sources/file.rs"]
 mod file;
+#[path = "sources/kafka.rs"]
+mod kafka;
 #[path = "sources/mqtt.rs"]
 mod mqtt;
 #[path = "sources/serial.rs"]
 mod serial;
+mod servers;
 
 use std::{sync::Arc, time::Duration};
 

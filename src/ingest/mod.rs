@@ -16,6 +16,7 @@ mod backoff;
 mod broker;
 pub mod decode;
 mod file;
+mod kafka;
 mod mqtt;
 mod outlet;
 mod serial;
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use broker::{BrokerConfig, BrokerError, start_broker};
 use decode::Decoded;
 pub use file::{FileCodec, FileConfig};
+pub use kafka::{KafkaConfig, KafkaOptions, KafkaStart};
 pub use mqtt::{MqttCodec, MqttConfig, MqttProtocol, MqttTls, MqttUrl, MqttUrlError, Qos, Subscription};
 pub use serial::{SerialCodec, SerialConfig};
 pub use status::{Counts, SourceState, SourceStatus};
@@ -92,6 +94,8 @@ pub enum SourceKind {
     Serial(SerialConfig),
     /// An MQTT broker.
     Mqtt(MqttConfig),
+    /// A Kafka topic.
+    Kafka(KafkaConfig),
     /// A file of lines.
     File(FileConfig),
 }
@@ -103,6 +107,7 @@ pub async fn run(config: SourceConfig, inbox: mpsc::Sender<Parcel>, status: Arc<
     match kind {
         SourceKind::Serial(config) => serial::run(id, config, inbox, status, shutdown).await,
         SourceKind::Mqtt(config) => mqtt::run(id, config, inbox, status, shutdown).await,
+        SourceKind::Kafka(config) => kafka::run(id, config, inbox, status, shutdown).await,
         SourceKind::File(config) => file::run(id, config, inbox, status, shutdown).await,
     }
 }
