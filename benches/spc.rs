@@ -35,9 +35,21 @@ fn batch(parts: usize) -> Batch {
 fn charts(criterion: &mut Criterion) {
     let cases = [
         ("i_mr, eight Nelson rules", 1, "type='i_mr'\nsignal='a'\nrules=['nelson']\nlimits={center=0.0,sigma=1.2}"),
-        ("i_mr, eight Nelson rules, capability", 1, "type='i_mr'\nsignal='a'\nrules=['nelson']\nlimits={center=0.0,sigma=1.2}\nspec={usl=9.0}"),
-        ("i_mr, eight Nelson rules, 100 keys interleaved", 100, "type='i_mr'\nsignal='a'\nrules=['nelson']\ngroup_by=['part']\nlimits={center=0.0,sigma=1.2}"),
-        ("xbar_r of 5, all rules", 1, "type='xbar_r'\nsignal='a'\nrules=['nelson','western_electric']\nlimits={center=0.0,sigma=1.2}"),
+        (
+            "i_mr, eight Nelson rules, capability",
+            1,
+            "type='i_mr'\nsignal='a'\nrules=['nelson']\nlimits={center=0.0,sigma=1.2}\nspec={usl=9.0}",
+        ),
+        (
+            "i_mr, eight Nelson rules, 100 keys interleaved",
+            100,
+            "type='i_mr'\nsignal='a'\nrules=['nelson']\ngroup_by=['part']\nlimits={center=0.0,sigma=1.2}",
+        ),
+        (
+            "xbar_r of 5, all rules",
+            1,
+            "type='xbar_r'\nsignal='a'\nrules=['nelson','western_electric']\nlimits={center=0.0,sigma=1.2}",
+        ),
         ("t2 of four", 1, "type='t2'\nsignals=['a','b','c','d']\nlimits={baseline=100}"),
         ("mewma of four", 1, "type='mewma'\nsignals=['a','b','c','d']\nlimits={baseline=100}"),
         ("ewma", 1, "type='ewma'\nsignal='a'\nlimits={center=0.0,sigma=1.2}"),

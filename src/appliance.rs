@@ -1,1 +1,413 @@
-//! The composition root.
+//! The composition root: opens the store, recovers the engine, runs sources, sinks and the API, and ends them in order.
+//!
+//! ```text
+//! sources ─parcels─▶ intake ─append─▶ store ─feed─▶ fold (engine, own thread) ─step─▶ store ─cursors─▶ sinks
+//!    ▲                  │ synced        │ committed                                        ▲
+//!    └──acknowledge─────┘               └──────────────── watch (row, result) ─────────────┘
+//! ```
+//! What each part may assume: a parcel is answered only after its rows are synced; the engine sees exactly what the store committed, in
+//! that order; a sink reads only committed rows and results. Starting is recovering: the engine continues from its last checkpoint
+//! and goes over what followed again; results that the outbox has already are ignored there.
+//!
+//! Ending: sources stop and drain, the engine goes through all that was committed and writes a last checkpoint, sinks get a moment
+//! to deliver, the store closes.
+//!
+//! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
+//!   of the engine; [`process`]: processor time and memory.
+
+mod acts;
+mod fold;
+mod intake;
+mod process;
+mod publish;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::{JoinSet, spawn_blocking},
+};
+
+use crate::{
+    api,
+    config::{Config, SinkConfig},
+    deliver::{self, Endpoint, Identity, Route, SinkCounters, StoredBacklog},
+    engine::{Clock, Emit, Engine},
+    ingest::{self, BrokerConfig, MqttUrl, SourceKind},
+    model::{Seq, Timestamp},
+    status::Snapshot,
+    store::{StartAt, Store, StoreConfig, StoreError, WhenFull},
+};
+
+pub use fold::Figures;
+pub use intake::Intake;
+pub use process::{Usage, file_system};
+
+/// Questions of API clients that wait for the engine.
+const REQUESTS_MAX: usize = 64;
+/// Results that a slow event client may be behind.
+const EVENTS_MAX: usize = 4_096;
+/// Parcels of a source that wait for the intake.
+const PARCELS_MAX: usize = 64;
+/// How long the end may take for sources to drain.
+const DRAIN_MAX: Duration = Duration::from_secs(15);
+/// How long sinks may still deliver at the end.
+const DELIVER_MAX: Duration = Duration::from_secs(10);
+
+/// Why the appliance does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The engine cannot be built from the configuration.
+    #[error("{0}")]
+    Engine(String),
+    /// The API or the metrics page.
+    #[error("{0}")]
+    Listen(#[from] api::ListenError),
+    /// The embedded broker.
+    #[error("{0}")]
+    Broker(#[from] ingest::BrokerError),
+    /// A sink's place in the store.
+    #[error("{0}")]
+    Sink(String),
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Embedded brokers that run in this process, by address: they live until the process ends.
+pub type Brokers = BTreeMap<SocketAddr, MqttUrl>;
+
+/// A running appliance.
+pub struct Appliance {
+    config: Config,
+    store: Option<Arc<Store>>,
+    fold: Option<JoinHandle<()>>,
+    shared: Arc<fold::Shared>,
+    sources: JoinSet<()>,
+    source_statuses: Vec<Arc<ingest::SourceStatus>>,
+    intakes: JoinSet<()>,
+    sinks: JoinSet<()>,
+    others: JoinSet<()>,
+    stop_sources: watch::Sender<bool>,
+    stop_sinks: watch::Sender<bool>,
+    stop_others: watch::Sender<bool>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    api: SocketAddr,
+    metrics: SocketAddr,
+    intake: intake::Intake,
+    fatal: watch::Receiver<Option<String>>,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// The last snapshot.
+    pub snapshot: Snapshot,
+    /// What the engine's thread measured.
+    pub figures: Figures,
+}
+
+impl Appliance {
+    /// Opens, recovers and starts everything.
+    ///
+    /// # Errors
+    /// What cannot be had: the data directory, an address, the broker's port. A server that is down is no error: its sink retries.
+    pub async fn start(mut config: Config, brokers: &mut Brokers) -> Result<Self, StartError> {
+        let api_listener = api::bind(config.http.api).await?;
+        let metrics_listener = api::bind(config.http.metrics).await?;
+        let local = |listener: &tokio::net::TcpListener, wanted| listener.local_addr().unwrap_or(wanted);
+        let (api_address, metrics_address) =
+            (local(&api_listener, config.http.api), local(&metrics_listener, config.http.metrics));
+        for entry in &mut config.sources {
+            if let (Some(broker), SourceKind::Mqtt(mqtt)) = (entry.broker, &mut entry.source.kind) {
+                mqtt.url = start_broker(broker, brokers).await?;
+            }
+        }
+        let opened = open(&config).await?;
+        let (fatal_sender, fatal) = watch::channel(None);
+        let store = Arc::new(opened.store);
+        store.when_fatal(Box::new(move |error: StoreError| drop(fatal_sender.send(Some(error.to_string())))));
+
+        let inventory = store.reader()?.inventory()?;
+        let newest = (Seq(inventory.seq_next.saturating_sub(1)), Seq(inventory.result_next.saturating_sub(1)));
+        let (committed, committed_seen) = watch::channel(newest);
+        let committed = Arc::new(committed);
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let (requests, asked) = mpsc::channel(REQUESTS_MAX);
+        let shared = Arc::new(fold::Shared::default());
+        let alerts = publish::AlertLog::load(&store)?;
+        let fold = fold::Fold::new(fold::Parts {
+            engine: opened.engine,
+            store: Arc::clone(&store),
+            resume_after: opened.resume_after,
+            checkpoint_interval: config.store.checkpoint_interval,
+            shared: Arc::clone(&shared),
+            committed: Arc::clone(&committed),
+            events: events.clone(),
+            requests: asked,
+            alerts: Arc::clone(&alerts),
+        })?;
+        let fold = std::thread::Builder::new().name("engine".into()).spawn(move || fold.run()).map_err(StartError::Thread)?;
+
+        let intake = intake::Intake::new(store.writer(), Arc::clone(&committed));
+        let mut appliance = Self {
+            store: Some(Arc::clone(&store)),
+            fold: Some(fold),
+            shared: Arc::clone(&shared),
+            sources: JoinSet::new(),
+            source_statuses: Vec::new(),
+            intakes: JoinSet::new(),
+            sinks: JoinSet::new(),
+            others: JoinSet::new(),
+            stop_sources: watch::channel(false).0,
+            stop_sinks: watch::channel(false).0,
+            stop_others: watch::channel(false).0,
+            snapshot: watch::channel(Arc::new(Snapshot::default())).1,
+            api: api_address,
+            metrics: metrics_address,
+            intake,
+            fatal,
+            config,
+        };
+        let counters = appliance.start_sinks(&store, &committed_seen)?;
+        let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));
+        appliance.snapshot = snapshot.clone();
+        appliance.start_sources();
+        let publisher = publish::Publisher::new(&appliance.config, &store, Arc::clone(&shared), Arc::clone(&alerts), &appliance.source_statuses, counters);
+        appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
+        let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
+        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, alerts, streams: appliance.config.streams() };
+        appliance.others.spawn(desk.run(api_asked, appliance.stop_others.subscribe()));
+        let token = appliance.config.http.token.clone();
+        let handle = api::Handle { snapshot, requests: api_requests, events, token };
+        appliance.others.spawn(api::serve(api_listener, handle.clone(), appliance.stop_others.subscribe()));
+        appliance.others.spawn(api::serve_metrics(metrics_listener, handle, appliance.stop_others.subscribe()));
+        Ok(appliance)
+    }
+
+    fn start_sources(&mut self) {
+        for entry in &self.config.sources {
+            let status = Arc::new(ingest::SourceStatus::default());
+            self.source_statuses.push(Arc::clone(&status));
+            let (sender, receiver) = mpsc::channel(PARCELS_MAX);
+            self.intakes.spawn(self.intake.clone().run(receiver));
+            self.sources.spawn(ingest::run(entry.source.clone(), sender, status, self.stop_sources.subscribe()));
+        }
+    }
+
+    fn start_sinks(
+        &mut self,
+        store: &Arc<Store>,
+        committed: &watch::Receiver<(Seq, Seq)>,
+    ) -> Result<Vec<(SinkConfig, Arc<SinkCounters>)>, StartError> {
+        let identity = Identity { appliance: Arc::clone(&self.config.appliance.id), store: store.identity() };
+        let mut all = Vec::new();
+        for (number, sink) in self.config.sinks.iter().enumerate() {
+            let route = route(&self.config, &sink.id);
+            let backlog = StoredBacklog::open(store.reader()?, store.writer(), &sink.id, route, StartAt::Oldest)
+                .map_err(|error| StartError::Sink(format!("sink `{}`: {error}", sink.id)))?;
+            let counters = Arc::new(SinkCounters::default());
+            all.push((sink.clone(), Arc::clone(&counters)));
+            let endpoint = Endpoint { name: Arc::clone(&sink.id), identity: identity.clone(), settings: sink.settings.clone() };
+            let config = deliver::Config {
+                limits: sink.limits,
+                delivery: sink.settings.delivery(),
+                seed: number as u64,
+                ..deliver::Config::default()
+            };
+            let (committed, stop, id) = (committed.clone(), self.stop_sinks.subscribe(), Arc::clone(&sink.id));
+            self.sinks.spawn(async move {
+                if let Err(error) = deliver::run(config, endpoint, backlog, committed, counters, stop).await {
+                    tracing::error!(sink = %id, "the sink ended: {error}");
+                }
+            });
+        }
+        Ok(all)
+    }
+
+    /// Where the API listens.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Where the metrics page listens.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// The newest state of everything.
+    pub fn snapshot(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.clone()
+    }
+
+    /// The way of rows into the store, for a source in this process.
+    pub fn intake(&self) -> intake::Intake {
+        self.intake.clone()
+    }
+
+    /// What the engine's thread has measured so far.
+    pub fn figures(&self) -> Figures {
+        self.shared.figures()
+    }
+
+    /// Whether the engine's thread still runs and has looked around within `within`.
+    pub fn is_alive(&self, within: Duration) -> bool {
+        self.fold.as_ref().is_some_and(|fold| !fold.is_finished()) && self.shared.idle_for() < within
+    }
+
+    /// Resolves when the store or the engine has ended for a reason that only a restart can mend.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.fatal.clone();
+        let engine = async {
+            loop {
+                if let Some(why) = self.shared.failure() {
+                    return why;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let store = async {
+            match fatal.wait_for(Option::is_some).await {
+                Ok(why) => why.clone().unwrap_or_default(),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! { why = engine => why, why = store => why }
+    }
+
+    /// Waits until the engine has gone through all that is committed by now, at most `within`; whether it did.
+    pub async fn caught_up(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let committed = self.store.as_ref().map_or(0, |store| store.counters().committed);
+        while self.shared.through() < committed {
+            if Instant::now() > deadline || self.fold.as_ref().is_none_or(JoinHandle::is_finished) {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
+
+    /// Ends everything in order; nothing that was accepted is lost.
+    pub async fn stop(mut self) -> Summary {
+        let _ = self.stop_sources.send(true);
+        if tokio::time::timeout(DRAIN_MAX, finish(&mut self.sources)).await.is_err() {
+            tracing::warn!("a source did not end in time; what it had not acknowledged comes again");
+            self.sources.abort_all();
+        }
+        let _ = tokio::time::timeout(DRAIN_MAX, finish(&mut self.intakes)).await;
+        let committed = self.store.as_ref().map_or(0, |store| store.counters().committed);
+        self.shared.stop_after(committed);
+        if let Some(fold) = self.fold.take() {
+            if spawn_blocking(move || fold.join()).await.is_ok_and(|joined| joined.is_err()) {
+                tracing::error!("the engine's thread panicked; the next start goes on from its last checkpoint");
+            }
+        }
+        // The last look, with everything processed; also gives sinks the time of one round.
+        tokio::time::sleep(publish::INTERVAL * 2).await;
+        let _ = self.stop_sinks.send(true);
+        if tokio::time::timeout(DELIVER_MAX, finish(&mut self.sinks)).await.is_err() {
+            self.sinks.abort_all();
+            finish(&mut self.sinks).await;
+        }
+        let summary = Summary { snapshot: Snapshot::clone(&self.snapshot.borrow()), figures: self.shared.figures() };
+        let _ = self.stop_others.send(true);
+        // An event stream that a client holds open would keep the API for ever.
+        if tokio::time::timeout(Duration::from_millis(500), finish(&mut self.others)).await.is_err() {
+            self.others.abort_all();
+            finish(&mut self.others).await;
+        }
+        if let Some(store) = self.store.take() {
+            // The last holder closes the store, which commits what waits.
+            let _ = spawn_blocking(move || drop(store)).await;
+        }
+        summary
+    }
+}
+
+async fn finish(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn start_broker(broker: BrokerConfig, running: &mut Brokers) -> Result<MqttUrl, StartError> {
+    if let Some(url) = running.get(&broker.listen) {
+        return Ok(url.clone());
+    }
+    let url = ingest::start_broker(broker).await?;
+    running.insert(broker.listen, url.clone());
+    Ok(url)
+}
+
+/// The store and the engine as the last run left them.
+struct Opened {
+    store: Store,
+    engine: Engine,
+    resume_after: crate::store::RecordNo,
+}
+
+async fn open(config: &Config) -> Result<Opened, StartError> {
+    let settled = config.engine.clone();
+    let build = move || {
+        Engine::new(&settled, Emit::Changes, Clock::Arrivals).map_err(|error| StartError::Engine(error.to_string()))
+    };
+    let directory: PathBuf = config.appliance.data_dir.clone();
+    let settings = StoreConfig {
+        max_bytes: config.store.bytes_max,
+        max_age_ns: config.store.age_max_ns,
+        when_full: if config.store.shed_newest { WhenFull::ShedNewest } else { WhenFull::ShedOldest },
+        ..StoreConfig::default()
+    };
+    let work = move || -> Result<Opened, StartError> {
+        let (store, recovered) = Store::open(&directory, settings)?;
+        for notice in &recovered.notices {
+            tracing::warn!("{notice}");
+        }
+        let (engine, resume_after) = fold::restore(build, &store, recovered)?;
+        Ok(Opened { store, engine, resume_after })
+    };
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(StartError::Engine(error.to_string())))
+}
+
+/// Which rows and results go to `sink`: those of pipelines that name it or name none, and of streams that such a pipeline reads or no
+/// pipeline at all.
+fn route(config: &Config, sink: &Arc<str>) -> Route {
+    let feeds = |sinks: &Option<Vec<Arc<str>>>| sinks.as_ref().is_none_or(|sinks| sinks.contains(sink));
+    let pipelines = &config.engine.pipelines;
+    if pipelines.iter().all(|pipeline| feeds(&pipeline.sinks)) {
+        return Route::default();
+    }
+    let mut chosen: Vec<Arc<str>> = pipelines.iter().filter(|one| feeds(&one.sinks)).map(|one| Arc::clone(&one.id)).collect();
+    chosen.extend(config.engine.grids.iter().map(|grid| format!("voxels.{}", grid.grid.settings().id).into()));
+    chosen.push("appliance".into());
+    let streams = config
+        .streams()
+        .iter()
+        .map(|stream| Arc::clone(&stream.id))
+        .filter(|id| {
+            let mut readers = pipelines.iter().filter(|pipeline| pipeline.stream == *id).peekable();
+            readers.peek().is_none() || readers.any(|pipeline| feeds(&pipeline.sinks))
+        })
+        .collect();
+    Route { streams: Some(streams), pipelines: Some(chosen) }
+}
+
+/// A mutex whose holders leave nothing half done.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The appliance's clock.
+pub(crate) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}

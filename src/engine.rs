@@ -202,6 +202,8 @@ impl Engine {
         if batch.is_empty() {
             return;
         }
+        let conformed = self.conformed(at, batch);
+        let batch = conformed.as_ref().unwrap_or(batch);
         let lane = &mut self.streams[at];
         let mut flow =
             Flow { before: lane.watermarks.combined().0, after: Vec::with_capacity(batch.rows()), first_seq: batch.seq(0).0 };
@@ -222,6 +224,21 @@ impl Engine {
                 pipeline.process_right(batch, &flow, left, step);
             }
         }
+    }
+
+    /// The batch in the shape that its stream has now, if it was recorded when the configuration gave it another.
+    fn conformed(&self, at: usize, batch: &Arc<Batch>) -> Option<Arc<Batch>> {
+        let stream = &self.streams[at].stream;
+        let alike = Arc::ptr_eq(stream, &batch.stream) || **stream == *batch.stream;
+        (!alike).then(|| Arc::new(batch.conformed(stream)))
+    }
+
+    /// Puts rows into their ring that went through before: a ring is not part of a snapshot. Rows after `last` are left out.
+    pub fn remember(&mut self, batch: &Arc<Batch>, last: Seq) {
+        let Some(at) = self.places.get(&batch.stream.id).copied() else { return };
+        let rows = (0..batch.rows()).take_while(|row| batch.seq(*row) <= last).count();
+        let conformed = self.conformed(at, batch);
+        self.streams[at].ring.append(conformed.as_ref().unwrap_or(batch), 0..rows);
     }
 
     /// The watermark of stream `at` moved without a row.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use qadf_edge::{
-    model::{Batch, Body, Capability, Flags, Key, Limits, Output, SpcPoint, Stream, Timestamp},
+    model::{Batch, Body, Capability, Key, Limits, Output, Seq, SpcPoint, Stream, Timestamp},
     spc::{
         Act, ChartConfig, ChartOperator, ChartSettings, Emit,
         capability::{indices, rating},
@@ -40,11 +40,6 @@ fn whole(value: &Value) -> Vec<u64> {
 fn config(toml: &str) -> ChartConfig {
     let settings: ChartSettings = toml::from_str(toml).unwrap();
     ChartConfig::check(&settings).unwrap_or_else(|faults| panic!("{faults:?}"))
-}
-
-fn faults(toml: &str) -> Vec<String> {
-    let settings: ChartSettings = toml::from_str(toml).unwrap();
-    ChartConfig::check(&settings).err().unwrap_or_default().iter().map(ToString::to_string).collect()
 }
 
 fn stream(signals: &[&str]) -> Arc<Stream> {
@@ -114,7 +109,7 @@ fn chart(toml: &str, batch: &Batch) -> Said {
         for start in (0..batch.rows()).step_by(step) {
             chart.push(batch, start..(start + step).min(batch.rows()), Emit::All, &mut out);
         }
-        chart.finish(true, Emit::All, &mut out);
+        chart.finish(true, Emit::All, Seq(batch.rows() as u64), &mut out);
         out
     };
     let whole = run(usize::MAX >> 1);
@@ -122,6 +117,7 @@ fn chart(toml: &str, batch: &Batch) -> Said {
         let cut = run(step);
         let text = |outputs: &[Output]| serde_json::to_string(outputs).unwrap();
         assert_eq!(text(&cut), text(&whole), "step {step}");
+        assert!(cut.iter().zip(&whole).all(|(cut, whole)| cut.at == whole.at), "step {step}");
     }
     Said::of(whole)
 }
@@ -217,7 +213,7 @@ fn wafer_fractions_are_those_of_nist_also_after_removing_two() {
     chart.push(&rows, 0..30, Emit::Changes, &mut out);
     out.clear();
     let act = Act { author: "ada".into(), reason: "new operator and a bad roll".into() };
-    assert_eq!(chart.exclude(&Key::new(), &[14, 22], &act, &mut out), Ok(2));
+    assert_eq!(chart.exclude(&Key::new(), &[14, 22], &act, Seq(30), &mut out), Ok(2));
     let revised = Said::of(out);
     let want = &want["revised_excluding_15_23"];
     close(revised.limits[0].center, &want["pbar"], "revised p̄");
@@ -356,7 +352,7 @@ fn moments_have_the_certified_digits_however_rows_are_cut() {
 }
 
 /// Which of `rules` fire on `z`, as `rule → points counted from 1`.
-fn fired(z: &[f64], conventions: &Conventions) -> BTreeMap<Rule, Vec<u64>> {
+fn fired(z: &[f64], conventions: Conventions) -> BTreeMap<Rule, Vec<u64>> {
     let plan = Plan::new(RuleMask::NELSON.or(RuleMask::WESTERN_ELECTRIC), conventions);
     let zones = Zones::new(0.0, 1.0, 3.0, [f64::NEG_INFINITY, f64::INFINITY]);
     let mut state = RuleState::default();
@@ -394,7 +390,7 @@ fn rule_semantics_are_exact() {
     for one in series {
         for (key, points) in one["expected"].as_object().unwrap() {
             let (rule, conventions) = variant(key);
-            let got = fired(&numbers(&one["z"]), &conventions).remove(&rule).unwrap_or_default();
+            let got = fired(&numbers(&one["z"]), conventions).remove(&rule).unwrap_or_default();
             assert_eq!(got, whole(points), "{} {key}", one["name"]);
         }
     }
@@ -410,10 +406,10 @@ fn rules_find_the_points_that_the_reference_names() {
         for (rule, points) in said.points.iter().flat_map(|point| &point.evidence) {
             got.entry(rule.replace("nelson_", "")).or_default().extend(points);
         }
-        got.values_mut().for_each(|points| {
+        for points in got.values_mut() {
             points.sort_unstable();
             points.dedup();
-        });
+        }
         let want: BTreeMap<String, Vec<u64>> =
             case["expected"].as_object().unwrap().iter().map(|(rule, points)| (rule.clone(), whole(points))).collect();
         assert_eq!(got, want, "{id}");
@@ -496,4 +492,14 @@ fn adaptive_level_and_drift_agree_with_the_reference() {
     let got = drift(&start, 10.8, 30).unwrap();
     close(Some(got.z), &parity("BAS-03")["expected"]["z"], "z");
     assert!(got.drifted);
+}
+
+#[test]
+fn every_case_is_run() {
+    let all: Value = serde_json::from_str(include_str!("cases/spc.json")).unwrap();
+    let tests = [include_str!("spc.rs"), include_str!("arl.rs")];
+    for case in all["cases"].as_array().unwrap() {
+        let id = case["id"].as_str().unwrap();
+        assert!(tests.iter().any(|text| text.contains(&format!("\"{id}\""))), "{id} is not run");
+    }
 }

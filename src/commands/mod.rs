@@ -3,12 +3,29 @@
 //! Logs go to stderr, data to stdout. A command returns a [`Failure`], whose kind is the exit code: 1 failed, 2 wrong usage,
 //! 78 bad configuration.
 
+pub mod bench;
 pub mod check;
+pub mod demo;
+pub mod replay;
+pub mod run;
+pub mod simulate;
 pub mod top;
+mod totals;
 
-use std::{fmt, path::PathBuf, process::ExitCode};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{
+    appliance::file_system,
+    config::{self, Config, LoadError},
+};
 
 /// What all commands take.
 #[derive(Debug, Parser)]
@@ -29,11 +46,21 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The service, in the foreground: systemd Type=notify, SIGHUP reloads, SIGTERM drains
+    Run(run::Arguments),
+    /// A simulated laser powder-bed machine feeding the whole appliance on embedded defaults, with the terminal UI
+    Demo(demo::Arguments),
+    /// The simulated machine alone, on a pseudo-terminal and over MQTT
+    Simulate(simulate::Arguments),
+    /// End-to-end load on this machine: rows a second, latency, processor, memory, loss
+    Bench(bench::Arguments),
     /// Validate a configuration without opening a port: exit 0, or 78 with every fault and its place
     Check {
         /// The configuration file
         file: PathBuf,
     },
+    /// Run recorded rows through the configured pipelines, deterministically; results as JSON Lines on stdout
+    Replay(replay::Arguments),
     /// The terminal UI, attached to a running appliance
     Top(top::Arguments),
 }
@@ -93,15 +120,99 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Check { file } => check::run(&file),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
     }
+}
+
+/// Reads and checks a configuration; its warnings go to stderr.
+///
+/// # Errors
+/// Every fault with its place; a file that cannot be read.
+fn load(path: &Path) -> Result<Config, Failure> {
+    let config = config::load(path).map_err(|error| match &error {
+        LoadError::Read { .. } | LoadError::Wrong { .. } => Failure::Configuration(error.to_string()),
+    })?;
+    for warning in &config.warnings {
+        eprintln!("{}:{warning} (warning)", path.display());
+    }
+    Ok(config)
+}
+
+/// The runtime of everything that waits: two threads are enough, the engine and the store have their own.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
+}
+
+/// Resolves after `limit`, or when the process is interrupted or terminated.
+async fn until_told(limit: Option<Duration>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let told = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let over = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = over => {}
+        () = told(SignalKind::interrupt()) => {}
+        () = told(SignalKind::terminate()) => {}
+    }
+}
+
+/// A duration as in the configuration.
+fn duration(text: &str) -> Result<Duration, String> {
+    let ns = config::units::duration_ns(text)?;
+    u64::try_from(ns).map(Duration::from_nanos).map_err(|_| format!("`{text}` is negative"))
+}
+
+/// `wanted`, or the same address with a free port if that one is taken.
+fn free_port(wanted: SocketAddr) -> SocketAddr {
+    match std::net::TcpListener::bind(wanted) {
+        Ok(_) => wanted,
+        Err(_) => SocketAddr::new(wanted.ip(), 0),
+    }
+}
+
+/// A directory that goes when this does.
+#[derive(Debug)]
+struct Fresh {
+    path: PathBuf,
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        // What cannot be removed is left for the operating system's own cleaning.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A fresh directory on a real disk: below the temporary directory, or here if that one lives in memory.
+fn fresh(name: &str) -> std::io::Result<Fresh> {
+    let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), std::env::current_dir()?];
+    let in_memory = |place: &Path| ["tmpfs", "ramfs"].contains(&&*file_system(place));
+    let place = places.iter().find(|place| place.is_dir() && !in_memory(place)).unwrap_or(&places[0]);
+    let path = place.join(format!("{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&path)?;
+    Ok(Fresh { path })
 }
 
 /// Log lines to stderr; the level from `QADF_LOG`, else `info`.
 fn logs(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("QADF_LOG").unwrap_or_else(|_| EnvFilter::new("info,rumqttd=warn,rumqttc=warn"));
+    let filter = EnvFilter::try_from_env("QADF_LOG").unwrap_or_else(|_| EnvFilter::new("info,rumqttd=off,rumqttc=warn"));
     let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => base.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),

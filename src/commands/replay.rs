@@ -18,7 +18,7 @@ use crate::{
     engine::{Clock, Emit, Engine, Step},
     ingest::decode::{Context, Csv, Decoded, JsonLines, Reject, Routes},
     model::{Batch, Input, MissingTime, Seq, Stream, Timestamp},
-    store::{Duplicates, Reader},
+    store::{Admitted, Duplicates, Reader, RecordNo},
 };
 
 /// What `replay` takes.
@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let engine = Engine::new(&config.engine, Emit::All, clock).map_err(|error| Failure::Configuration(error.to_string()))?;
     let mut replay = Replay { engine, step: Step::default(), out: BufWriter::with_capacity(1 << 16, std::io::stdout().lock()) };
     match &arguments.journal {
-        Some(folder) => replay.journal(folder, &config)?,
+        Some(folder) => replay.journal(folder)?,
         None => replay.inputs(&arguments.input, &config)?,
     }
     replay.end(!arguments.no_flush, arguments.voxels)
@@ -106,10 +106,9 @@ impl Replay {
         Ok(())
     }
 
-    fn journal(&mut self, folder: &Path, config: &Config) -> Result<(), Failure> {
-        let streams: Vec<Arc<Stream>> = config.engine.streams.iter().map(|lane| Arc::clone(&lane.stream)).collect();
-        let mut reader = Reader::open(folder, &streams).map_err(Failure::failed)?;
-        let mut after = 0;
+    fn journal(&mut self, folder: &Path) -> Result<(), Failure> {
+        let mut reader = Reader::open(folder).map_err(Failure::failed)?;
+        let mut after = RecordNo(0);
         loop {
             let inputs = reader.inputs_after(after, JOURNAL_ROWS).map_err(Failure::failed)?;
             let Some(last) = inputs.last() else { return Ok(()) };
@@ -121,7 +120,7 @@ impl Replay {
     }
 
     fn inputs(&mut self, paths: &[PathBuf], config: &Config) -> Result<(), Failure> {
-        let streams: Vec<Arc<Stream>> = config.engine.streams.iter().map(|lane| Arc::clone(&lane.stream)).collect();
+        let streams = config.streams();
         let default = (streams.len() == 1).then(|| Arc::clone(&streams[0].id));
         let routes = Routes::by_row(&streams, default.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))?;
         let mut tapes = paths.iter().map(|path| Tape::open(path, &routes)).collect::<Result<Vec<_>, _>>()?;
@@ -193,11 +192,10 @@ fn unknown(duplicates: &mut Duplicates, batch: Arc<Batch>) -> Option<Batch> {
     if batch.origin.is_none() {
         return Some(batch);
     }
-    let keep = duplicates.admit(&batch);
-    match keep.len() {
-        0 => None,
-        kept if kept == batch.rows() => Some(batch),
-        _ => Some(batch.take(&keep)),
+    match duplicates.admit(&batch) {
+        Admitted::All => Some(batch),
+        Admitted::Some(rows) if rows.is_empty() => None,
+        Admitted::Some(rows) => Some(batch.take(&rows)),
     }
 }
 

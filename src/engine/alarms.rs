@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Key, Output, Seq},
+    model::{Key, Output},
     quality::alert::{AlertBook, AlertConfig, Cause},
     spc::Onset,
 };
@@ -41,13 +41,13 @@ impl Alarms {
     }
 
     /// Puts out the alerts that onsets on a chart make.
-    pub fn onsets(&mut self, pipeline: &Arc<str>, onsets: impl Iterator<Item = Onset>, at: Seq, out: &mut Vec<Output>) {
-        let causes = onsets.map(|onset| cause(pipeline, &onset, at)).collect();
+    pub fn onsets(&mut self, pipeline: &Arc<str>, onsets: impl Iterator<Item = Onset>, out: &mut Vec<Output>) {
+        let causes = onsets.map(|onset| cause(pipeline, &onset)).collect();
         self.raise(pipeline, causes, out);
     }
 }
 
-fn cause(pipeline: &str, onset: &Onset, at: Seq) -> Cause {
+fn cause(pipeline: &str, onset: &Onset) -> Cause {
     let key = words(&onset.key);
     let rule = onset.rules.iter().chain(onset.spread_rules.iter()).next().map_or("", |rule| rule.name());
     let of = if key.is_empty() { String::new() } else { format!("{key}: ") };
@@ -56,7 +56,7 @@ fn cause(pipeline: &str, onset: &Onset, at: Seq) -> Cause {
         source: Arc::clone(&onset.chart),
         severity: onset.severity,
         time: onset.time,
-        at,
+        at: onset.at,
         message: format!("{of}{}", onset.message()),
         evidence: serde_json::json!({
             "key": &onset.key, "index": onset.index, "rules": &onset.rules, "spread_rules": &onset.spread_rules,

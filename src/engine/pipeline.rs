@@ -276,27 +276,16 @@ impl Pipeline {
         }
         let mut out = Vec::new();
         for chart in &mut self.charts {
-            chart.finish(flush, chart_emit(emit), &mut out);
-            alarms.onsets(&self.id, chart.drain_onsets(), at, &mut out);
-        }
-        for output in &mut out {
-            output.at = at;
+            chart.finish(flush, chart_emit(emit), at, &mut out);
+            alarms.onsets(&self.id, chart.drain_onsets(), &mut out);
         }
         self.finish(out, step);
     }
 
     fn chart(&mut self, batch: &Batch, emit: Emit, alarms: &mut Alarms, out: &mut Vec<Output>) {
-        if batch.is_empty() {
-            return;
-        }
-        let last = batch.seq(batch.rows() - 1);
         for chart in &mut self.charts {
-            let before = out.len();
             chart.push(batch, 0..batch.rows(), chart_emit(emit), out);
-            for output in &mut out[before..] {
-                output.at = if output.at == Seq(0) { last } else { output.at };
-            }
-            alarms.onsets(&self.id, chart.drain_onsets(), last, out);
+            alarms.onsets(&self.id, chart.drain_onsets(), out);
         }
     }
 

@@ -239,6 +239,23 @@ impl Batch {
         }
     }
 
+    /// The same rows in the shape of `stream`: signals and tags by name, those it lacks without values.
+    #[must_use]
+    pub fn conformed(&self, stream: &Arc<Stream>) -> Self {
+        let rows = self.rows();
+        let signal = |name: &str| self.stream.signals.iter().position(|signal| *signal.name == *name);
+        let tag = |name: &str| self.stream.tags.iter().position(|tag| **tag == *name);
+        let signals = stream.signals.iter().map(|wanted| match signal(&wanted.name) {
+            Some(at) => self.signals[at].clone(),
+            None => vec![f64::NAN; rows],
+        });
+        let tags = stream.tags.iter().map(|wanted| match tag(wanted) {
+            Some(at) => self.tags[at].clone(),
+            None => TagColumn::constant(None, rows),
+        });
+        Self { signals: signals.collect(), tags: tags.collect(), stream: Arc::clone(stream), ..self.clone() }
+    }
+
     /// Whether all columns have the same length and as many columns as the stream has names: what every producer of batches
     /// guarantees, and tests and the store's reader check.
     pub fn is_consistent(&self) -> bool {

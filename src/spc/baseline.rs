@@ -231,7 +231,9 @@ impl Baseline {
             Estimator::MedianMovingRange => {
                 let mut ranges: Vec<f64> = self.moving_ranges(&self.values).collect();
                 ranges.sort_by(f64::total_cmp);
-                ranges.iter().for_each(|range| sum.moving_range(*range));
+                for range in &ranges {
+                    sum.moving_range(*range);
+                }
                 let middle = ranges.len() / 2;
                 let median = match ranges.len() {
                     0 => return Within::default(),
@@ -252,7 +254,8 @@ impl Baseline {
 
     fn rate(&self, attribute: Attribute) -> Result<Frozen, String> {
         let counted: f64 = self.values.iter().sum();
-        let inspected: f64 = if attribute == Attribute::C { self.len() as f64 } else { (0..self.count).map(|i| self.size(i)).sum() };
+        let inspected: f64 =
+            if attribute == Attribute::C { self.len() as f64 } else { (0..self.count).map(|i| self.size(i)).sum() };
         let rate = counted / inspected;
         if rate.is_nan() || rate <= 0.0 {
             return Err("the baseline counts nothing: no limits; a longer baseline is needed".to_owned());

@@ -150,7 +150,7 @@ mod tests {
         let spec = Spec { usl: Some(12.0), ..Spec::default() };
         let got = indices(9.0, 1.0, &spec);
         assert_eq!((got.cp, got.cpk, got.cpm, got.cpl), (None, Some(1.0), None, None));
-        assert!((ppm_expected(9.0, 1.0, &spec).unwrap() - 1349.898_031_630_1).abs() < 1e-6);
+        assert!((ppm_expected(9.0, 1.0, &spec).unwrap() - 1_349.898_031_630_1).abs() < 1e-6);
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl Checker<'_> {
             (true, 1) => self.fault(key, "a multivariate chart needs at least two signals; for one, use i_mr or ewma"),
             (true, count) if count > SIGNALS_MAX => self.fault(key, format!("{count} signals: at most {SIGNALS_MAX}")),
             (false, count) if count > 1 => {
-                self.fault(key, format!("{} charts one signal; for several, use t2 or mewma", settings.kind))
+                self.fault(key, format!("{} charts one signal; for several, use t2 or mewma", settings.kind));
             }
             _ => {}
         }
@@ -253,13 +253,14 @@ impl Checker<'_> {
             SubgroupSettings { size: Some(size), by: None, every: None } => self.subgroup_size(*size, paired, kind),
             SubgroupSettings { size: None, by: Some(by), every: None } if by == "layer" => Subgroup::Layer,
             SubgroupSettings { size: None, by: Some(by), every: None } => Subgroup::Tag(by.as_str().into()),
-            SubgroupSettings { size: None, by: None, every: Some(text) } => match duration_ns(text) {
-                Some(ns) => Subgroup::Every(ns),
-                None => {
+            SubgroupSettings { size: None, by: None, every: Some(text) } => {
+                if let Some(ns) = duration_ns(text) {
+                    Subgroup::Every(ns)
+                } else {
                     self.fault("subgroup.every", format!("`{text}` is no duration: write \"250ms\", \"1s\", \"5m\""));
                     Subgroup::Every(1_000_000_000)
                 }
-            },
+            }
             _ => {
                 self.fault("subgroup", "one of { size = 5 }, { by = \"layer\" }, { every = \"1s\" }");
                 Subgroup::Size(5)
@@ -346,7 +347,10 @@ impl Checker<'_> {
             self.fault("limits.table", "limits by tag are for charts of one signal; use group_by with a baseline");
         }
         if matches!(kind, ChartKind::ShortRun { .. }) {
-            self.fault("limits.table", "a short-run chart has nominal values by tag and one sigma: give a baseline or center and sigma");
+            self.fault(
+                "limits.table",
+                "a short-run chart has nominal values by tag and one sigma: give a baseline or center and sigma",
+            );
         }
         let by = settings.by.clone().unwrap_or_default();
         if by.is_empty() || settings.table.is_empty() {
@@ -370,12 +374,11 @@ impl Checker<'_> {
         if given.covariance.is_some() {
             self.fault("limits.covariance", "only t2 and mewma have one");
         }
-        match given.center {
-            Some(Numbers::One(center)) => LimitSource::Fixed(self.known("limits", center, given.sigma, kind)),
-            _ => {
-                self.fault("limits.center", "missing: one number");
-                LimitSource::Fixed(Known { center: 0.0, sigma: 1.0 })
-            }
+        if let Some(Numbers::One(center)) = given.center {
+            LimitSource::Fixed(self.known("limits", center, given.sigma, kind))
+        } else {
+            self.fault("limits.center", "missing: one number");
+            LimitSource::Fixed(Known { center: 0.0, sigma: 1.0 })
         }
     }
 
@@ -559,5 +562,5 @@ pub(super) fn duration_ns(text: &str) -> Option<i64> {
         _ => return None,
     };
     let ns = number.parse::<f64>().ok()? * unit_ns;
-    (ns >= 1.0 && ns < 9.2e18).then_some(ns as i64)
+    (1.0..9.2e18).contains(&ns).then_some(ns as i64)
 }

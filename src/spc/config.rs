@@ -188,7 +188,7 @@ pub enum Subgroup {
 pub struct Known {
     /// Centre line.
     pub center: f64,
-    /// Standard deviation of one row; Laney charts: the ratio σ_z; unused on other attribute charts.
+    /// Standard deviation of one row; Laney charts: the ratio `σ_z`; unused on other attribute charts.
     pub sigma: f64,
 }
 
@@ -317,12 +317,11 @@ impl ChartConfig {
     /// Which spread the points have.
     pub(super) fn half(&self) -> Half {
         match (&self.kind, &self.subgroup) {
-            (ChartKind::XbarR, _) => Half::Range,
             (ChartKind::XbarS, _) => Half::Deviation,
             (ChartKind::ShortRun { .. }, Subgroup::Row) | (ChartKind::Individuals | ChartKind::EwmaResidual { .. }, _) => {
                 Half::MovingRange
             }
-            (ChartKind::ShortRun { .. }, _) => Half::Range,
+            (ChartKind::XbarR | ChartKind::ShortRun { .. }, _) => Half::Range,
             _ => Half::None,
         }
     }

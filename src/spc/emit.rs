@@ -73,6 +73,8 @@ pub struct Onset {
     pub index: u64,
     /// Its event time.
     pub time: Timestamp,
+    /// The row that completed the point.
+    pub at: Seq,
     /// The rules; none for a point that cannot be judged.
     pub rules: RuleMask,
     /// The same for the R, S or moving-range half.
@@ -121,6 +123,8 @@ pub(super) struct Sink<'a> {
     pub key: &'a Key,
     /// The middle of its ids.
     pub stem: &'a str,
+    /// The row that is being looked at.
+    pub at: Seq,
     /// The text that was looked up for limits or nominal values.
     pub lookup: Option<&'a str>,
 }
@@ -133,7 +137,7 @@ impl Sink<'_> {
 
     fn push(&mut self, setup: &Setup, body: Body, number: u64) {
         let id = result_id(body.kind(), self.stem, number);
-        self.out.push(Output::new(id, &setup.pipeline, Seq(0), body));
+        self.out.push(Output::new(id, &setup.pipeline, self.at, body));
     }
 
     pub fn limits(&mut self, setup: &Setup, limits: Limits, version: u32) {
@@ -205,6 +209,7 @@ impl Sink<'_> {
             key: self.key.clone(),
             index,
             time: Timestamp(time),
+            at: self.at,
             rules,
             spread_rules: spread,
             severity,
@@ -223,6 +228,7 @@ impl Sink<'_> {
             key: self.key.clone(),
             index,
             time: Timestamp(time),
+            at: self.at,
             rules: RuleMask::NONE,
             spread_rules: RuleMask::NONE,
             severity: Severity::Medium,

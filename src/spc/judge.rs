@@ -146,12 +146,11 @@ impl Judge {
     #[inline]
     pub fn scalar(&mut self, setup: &Setup, frozen: &Frozen, sample: &Sample, index: u64) -> Judged {
         if sample.n != self.lines.n {
-            match Lines::new(&setup.config, frozen, sample.n) {
-                Some(lines) => self.lines = lines,
-                None => {
-                    self.break_runs();
-                    return Judged { too_large: true, ..Judged::bare(sample.value, sample.range) };
-                }
+            if let Some(lines) = Lines::new(&setup.config, frozen, sample.n) {
+                self.lines = lines;
+            } else {
+                self.break_runs();
+                return Judged { too_large: true, ..Judged::bare(sample.value, sample.range) };
             }
         }
         match &setup.config.kind {
@@ -274,7 +273,9 @@ impl Judge {
         }
         if scale != 1.0 {
             let factor = f64::sqrt(scale).recip();
-            offset.iter_mut().for_each(|offset| *offset *= factor);
+            for offset in offset.iter_mut() {
+                *offset *= factor;
+            }
         }
         let square = ellipsoid.square(offset);
         let rules = if square > ucl { RuleMask::BEYOND_LIMITS.and(setup.plan.enabled) } else { RuleMask::NONE };

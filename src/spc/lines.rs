@@ -14,7 +14,7 @@ const EVERYWHERE: [f64; 2] = [f64::NEG_INFINITY, f64::INFINITY];
 /// What a baseline (or the configuration) fixed, until somebody re-baselines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Frozen {
-    /// Charts of one signal. `center` is the rate on attribute charts; `sigma` is that of one row (of a residual; the ratio σ_z of a
+    /// Charts of one signal. `center` is the rate on attribute charts; `sigma` is that of one row (of a residual; the ratio `σ_z` of a
     /// Laney chart); `lambda` is that of a residual chart.
     Scalar { center: f64, sigma: f64, lambda: f64 },
     /// Charts of several.

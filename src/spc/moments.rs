@@ -1,7 +1,7 @@
 //! Running mean and variance that do not lose digits, and the lag-1 autocorrelation.
 //!
 //! Welford's update for one value, Chan's rule to merge two parts, so that any partition of the same rows agrees to the last few digits
-//! (NIST StRD `NumAcc4`: 10,000,000.2 ± 0.1 in `f64`); and a running form whose result does not depend on the partition at all.
+//! (NIST `StRD` `NumAcc4`: 10,000,000.2 ± 0.1 in `f64`); and a running form whose result does not depend on the partition at all.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,9 @@ impl Moments {
     /// The moments of `values`, none of which is missing.
     pub fn of(values: &[f64]) -> Self {
         let mut running = Running::default();
-        values.iter().for_each(|value| running.push(*value));
+        for value in values {
+            running.push(*value);
+        }
         running.moments()
     }
 

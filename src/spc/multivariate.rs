@@ -179,7 +179,9 @@ pub fn principal_components(matrix: &[f64], p: usize) -> Vec<Component> {
             let mut weights: Vec<f64> = (0..p).map(|row| vectors[row * p + column]).collect();
             let largest = weights.iter().copied().fold(0.0, |best: f64, w| if w.abs() > best.abs() { w } else { best });
             if largest < 0.0 {
-                weights.iter_mut().for_each(|w| *w = -*w);
+                for weight in &mut weights {
+                    *weight = -*weight;
+                }
             }
             let variance = a[column * p + column];
             Component { variance, share: variance / total, weights }

@@ -17,12 +17,12 @@ use super::{
     emit::{Act, Counters, Emit, Onset, Sink},
     key::{id_stem, key_text},
     recent::{RECENT_KEYS_MAX, Recent},
-    rows::Segment,
+    rows::{Numbers, Segment},
     sample::Boundary,
     setup::{Grouping, Setup},
     state::{Context, KeyState},
 };
-use crate::model::{Batch, Flags, Key, NO_LAYER, Output, Stream};
+use crate::model::{Batch, Flags, Key, NO_LAYER, Output, Seq, Stream};
 
 /// Keys of one chart; rows of further keys are counted and left out.
 pub const KEYS_MAX: usize = 100_000;
@@ -172,6 +172,7 @@ impl ChartOperator {
             counts: &mut self.counters,
             key: &entry.key,
             stem: &entry.stem,
+            at: batch.seq(rows.start),
             lookup: lookup.flatten(),
         };
         let state = &mut entry.state;
@@ -196,6 +197,10 @@ impl ChartOperator {
             values,
             sizes: setup.size_column.map(|column| &batch.signals[column][rows.clone()]),
             time: &batch.time[rows.clone()],
+            seqs: match &batch.seqs {
+                Some(seqs) => Numbers::Listed(&seqs[rows.clone()]),
+                None => Numbers::From(batch.first_seq.0 + rows.start as u64),
+            },
             flags: batch.flags.as_ref().map(|flags| &flags[rows.clone()]),
             shift: nominal.map_or(0.0, |(_, nominal)| nominal.target),
             scale: nominal.map_or(1.0, |(_, nominal)| nominal.scale),
@@ -206,8 +211,8 @@ impl ChartOperator {
     /// Sizes the cache for the tag codes of `batch`, if they are few.
     fn prepare_cache(&mut self, batch: &Batch, rows: usize) {
         self.cache.clear();
-        let codes = self.setup.group.iter().map(|column| batch.tags[*column].names.len() + 1);
-        let product = codes.fold(Some(1_usize), |product, codes| product?.checked_mul(codes));
+        let mut codes = self.setup.group.iter().map(|column| batch.tags[*column].names.len() + 1);
+        let product = codes.try_fold(1_usize, usize::checked_mul);
         if let Some(product) = product.filter(|product| *product <= CACHE_MAX.min(4 * rows + 64)) {
             self.cache.resize(product, UNSEEN);
         }
@@ -255,10 +260,10 @@ impl ChartOperator {
     }
 
     /// The end of a replay: subgroups by layer, tag or time close (unless `flush` is false; those by count that are not full never
-    /// become points), and every key says its capability.
-    pub fn finish(&mut self, flush: bool, emit: Emit, out: &mut Vec<Output>) {
-        for at in 0..self.entries.len() {
-            self.with(at, emit, out, |state, setup, sink| {
+    /// become points), and every key says its capability. `at` is the last row there was.
+    pub fn finish(&mut self, flush: bool, emit: Emit, at: Seq, out: &mut Vec<Output>) {
+        for place in 0..self.entries.len() {
+            self.with(place, emit, at, out, |state, setup, sink| {
                 if flush && !matches!(setup.grouping, Grouping::Row | Grouping::Size(_)) {
                     state.close(setup, sink);
                 }
@@ -271,9 +276,9 @@ impl ChartOperator {
     ///
     /// # Errors
     /// In words, when there is no such key, baseline or point.
-    pub fn exclude(&mut self, key: &Key, indices: &[u64], act: &Act, out: &mut Vec<Output>) -> Result<usize, String> {
-        let at = self.place(key)?;
-        self.with(at, Emit::Changes, out, |state, setup, sink| state.exclude(setup, indices, act, sink))
+    pub fn exclude(&mut self, key: &Key, indices: &[u64], act: &Act, at: Seq, out: &mut Vec<Output>) -> Result<usize, String> {
+        let place = self.place(key)?;
+        self.with(place, Emit::Changes, at, out, |state, setup, sink| state.exclude(setup, indices, act, sink))
     }
 
     /// Starts Phase I of one key again; the limits in force end here.
@@ -293,12 +298,13 @@ impl ChartOperator {
 
     fn with<T>(
         &mut self,
-        at: usize,
+        place: usize,
         emit: Emit,
+        at: Seq,
         out: &mut Vec<Output>,
         act: impl FnOnce(&mut KeyState, &Setup, &mut Sink<'_>) -> T,
     ) -> T {
-        let entry = &mut self.entries[at];
+        let entry = &mut self.entries[place];
         let mut sink = Sink {
             emit,
             out,
@@ -306,6 +312,7 @@ impl ChartOperator {
             counts: &mut self.counters,
             key: &entry.key,
             stem: &entry.stem,
+            at,
             lookup: None,
         };
         act(&mut entry.state, &self.setup, &mut sink)
@@ -347,7 +354,8 @@ impl ChartOperator {
     }
 }
 
-/// What selects the limits of rows whose looked-up tag is `text`.
+/// What selects the limits of rows whose looked-up tag is `text`: none where nothing is looked up, a null text where the row has none.
+#[expect(clippy::option_option, reason = "a chart without a table, a row without the tag")]
 fn context(setup: &Setup, text: Option<Option<&str>>) -> Context {
     let Some(text) = text else { return Context::Always };
     let Some(text) = text else { return Context::Unknown };

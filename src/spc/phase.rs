@@ -104,7 +104,7 @@ impl KeyState {
     ) -> Limits {
         let lines = self.usual_lines(setup);
         let (center, sigma) = match &self.frozen {
-            Some(Frozen::Scalar { center, sigma, .. }) => (Some(*center), Some(self.row_sigma(setup, *center, *sigma))),
+            Some(Frozen::Scalar { center, sigma, .. }) => (Some(*center), Some(Self::row_sigma(setup, *center, *sigma))),
             _ => (None, None),
         };
         let spread_rules = violations.iter().fold(RuleMask::NONE, |all, (.., spread)| all.or(*spread));
@@ -136,7 +136,7 @@ impl KeyState {
     }
 
     /// Sigma of one row, as results state it.
-    pub fn row_sigma(&self, setup: &Setup, center: f64, sigma: f64) -> f64 {
+    pub fn row_sigma(setup: &Setup, center: f64, sigma: f64) -> f64 {
         match &setup.config.kind {
             ChartKind::Attribute { attribute, .. } => {
                 let noise = if attribute.is_binomial() { center * (1.0 - center) } else { center };

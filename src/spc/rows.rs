@@ -9,7 +9,26 @@ use super::{
     setup::{Grouping, Setup},
     state::{Context, KeyState, Phase},
 };
-use crate::model::Flags;
+use crate::model::{Flags, Seq};
+
+/// The numbers of the rows of a segment.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Numbers<'a> {
+    /// Without gaps, from here.
+    From(u64),
+    /// One by one.
+    Listed(&'a [u64]),
+}
+
+impl Numbers<'_> {
+    #[inline]
+    fn at(self, row: usize) -> Seq {
+        Seq(match self {
+            Self::From(first) => first + row as u64,
+            Self::Listed(seqs) => seqs[row],
+        })
+    }
+}
 
 /// The columns of consecutive rows with one key, one source of limits and one boundary.
 pub(super) struct Segment<'a> {
@@ -18,6 +37,8 @@ pub(super) struct Segment<'a> {
     /// Sizes, where a column holds them.
     pub sizes: Option<&'a [f64]>,
     pub time: &'a [i64],
+    /// The number of each row in the inbox.
+    pub seqs: Numbers<'a>,
     pub flags: Option<&'a [Flags]>,
     /// What is taken off each value, and by what the rest is divided.
     pub shift: f64,
@@ -59,12 +80,13 @@ impl KeyState {
         let mut row = 0;
         while row < segment.rows() {
             if self.is_fast(setup, segment, sink) {
-                row += self.fast_individuals(setup, &segment.values[0][row..], &segment.time[row..], sink);
+                row += self.fast_individuals(setup, segment, row, sink);
                 if row >= segment.rows() {
                     return;
                 }
             }
             let value = segment.value(row);
+            sink.at = segment.seqs.at(row);
             if value.is_nan() {
                 self.missing(1, sink);
             } else {
@@ -84,8 +106,9 @@ impl KeyState {
             && !sink.wants_all()
     }
 
-    /// Judges values until one is missing; how many were there. The same as [`Self::point`] on each, with everything in registers.
-    fn fast_individuals(&mut self, setup: &Setup, values: &[f64], times: &[i64], sink: &mut Sink<'_>) -> usize {
+    /// Judges values from a row on until one is missing; how many were there. The same as [`Self::point`] on each, with everything in registers.
+    fn fast_individuals(&mut self, setup: &Setup, segment: &Segment<'_>, from: usize, sink: &mut Sink<'_>) -> usize {
+        let (values, times) = (&segment.values[0][from..], &segment.time[from..]);
         let values = values.iter().position(|value| value.is_nan()).map_or(values, |missing| &values[..missing]);
         let Some(last) = values.last() else { return 0 };
         let lines = self.judge.lines;
@@ -106,6 +129,7 @@ impl KeyState {
                 judged.spread_rules = spread_rules.step(spread, &lines.spread, &setup.spread_plan);
             }
             if !judged.rules.is_empty() || !judged.spread_rules.is_empty() {
+                sink.at = segment.seqs.at(from + i);
                 // Evidence is read from the registers.
                 (self.judge.rules, self.judge.spread_rules) = (rules, spread_rules);
             }
@@ -120,22 +144,22 @@ impl KeyState {
         sink.counts.points += values.len() as u64;
         (self.judge.previous, self.judge.rules, self.judge.spread_rules) = (*last, rules, spread_rules);
         if let (Some(totals), Some(spec)) = (&mut self.totals, &setup.config.spec) {
-            values.iter().for_each(|value| totals.individual(*value, spec));
+            for value in values {
+                totals.individual(*value, spec);
+            }
         }
         values.len()
     }
 
     fn counts(&mut self, setup: &Setup, attribute: Attribute, segment: &Segment<'_>, sink: &mut Sink<'_>) {
         for row in 0..segment.rows() {
-            match count_of(setup, attribute, segment, row) {
-                Some((value, n)) => {
-                    let sample = Sample { n, ..Sample::single(value) };
-                    self.point(setup, &sample, &[value], segment.time[row], sink);
-                }
-                None => {
-                    sink.counts.invalid += u64::from(!segment.value(row).is_nan());
-                    self.missing(1, sink);
-                }
+            sink.at = segment.seqs.at(row);
+            if let Some((value, n)) = count_of(setup, attribute, segment, row) {
+                let sample = Sample { n, ..Sample::single(value) };
+                self.point(setup, &sample, &[value], segment.time[row], sink);
+            } else {
+                sink.counts.invalid += u64::from(!segment.value(row).is_nan());
+                self.missing(1, sink);
             }
         }
     }
@@ -149,6 +173,7 @@ impl KeyState {
                 *value = column[row];
                 sum += *value;
             }
+            sink.at = segment.seqs.at(row);
             // A missing value in any signal shows in the sum.
             if sum.is_nan() || segment.flagged(row) {
                 self.missing(1, sink);
@@ -164,11 +189,12 @@ impl KeyState {
         while row < segment.rows() {
             let idle = self.open.as_ref().is_none_or(|open| open.rows == 0);
             if measured && idle && segment.is_plain() && segment.rows() - row >= size {
-                row += self.whole_subgroups(setup, &segment.values[0][row..], &segment.time[row..], size, sink);
+                row += self.whole_subgroups(setup, segment, row, size, sink);
                 if segment.rows() - row < size {
                     continue;
                 }
             }
+            sink.at = segment.seqs.at(row);
             self.add(setup, segment, row, &Boundary::Count, sink);
             if self.open.as_ref().is_some_and(|open| open.rows >= size as u64) {
                 self.close(setup, sink);
@@ -177,14 +203,16 @@ impl KeyState {
         }
     }
 
-    /// Takes complete subgroups until one has a missing value; how many rows that were.
-    fn whole_subgroups(&mut self, setup: &Setup, values: &[f64], times: &[i64], size: usize, sink: &mut Sink<'_>) -> usize {
+    /// Takes complete subgroups from a row on until one has a missing value; how many rows that were.
+    fn whole_subgroups(&mut self, setup: &Setup, segment: &Segment<'_>, from: usize, size: usize, sink: &mut Sink<'_>) -> usize {
         let spec = setup.config.spec.as_ref();
         let mut taken = 0;
-        for (chunk, time) in values.chunks_exact(size).zip(times.iter().skip(size - 1).step_by(size)) {
+        for chunk in segment.values[0][from..].chunks_exact(size) {
             let Some(sample) = whole(chunk, spec) else { break };
-            self.point(setup, &sample, &[sample.value], *time, sink);
             taken += size;
+            let last = from + taken - 1;
+            sink.at = segment.seqs.at(last);
+            self.point(setup, &sample, &[sample.value], segment.time[last], sink);
         }
         taken
     }

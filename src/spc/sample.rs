@@ -127,7 +127,7 @@ impl Open {
 
     /// The subgroup as a point of an attribute chart.
     pub fn counted(&self) -> Option<Sample> {
-        (self.moments.count > 0).then(|| Sample { value: self.count, n: self.size, range: f64::NAN, squares: 0.0, outside: 0 })
+        (self.moments.count > 0).then_some(Sample { value: self.count, n: self.size, range: f64::NAN, squares: 0.0, outside: 0 })
     }
 }
 

@@ -54,8 +54,9 @@ impl Setup {
         let signal = |key: &str, name: &str| {
             stream.signal(name).ok_or_else(|| fault(key, format!("stream `{}` has no signal `{name}`", stream.id)))
         };
-        let tag =
-            |key: &str, name: &str| stream.tag(name).ok_or_else(|| fault(key, format!("stream `{}` has no tag `{name}`", stream.id)));
+        let tag = |key: &str, name: &str| {
+            stream.tag(name).ok_or_else(|| fault(key, format!("stream `{}` has no tag `{name}`", stream.id)))
+        };
         let columns = config.signals.iter().map(|name| signal("signal", name)).collect::<Result<Vec<_>, _>>()?;
         let group = config.group_by.iter().map(|name| tag("group_by", name)).collect::<Result<Vec<_>, _>>()?;
         let (mut size_column, mut size) = (None, 1.0);
@@ -96,8 +97,8 @@ impl Setup {
             _ => f64::NAN,
         };
         let mut setup = Self {
-            plan: Plan::new(config.rules, &config.conventions),
-            spread_plan: Plan::new(config.spread_rules, &config.conventions),
+            plan: Plan::new(config.rules, config.conventions),
+            spread_plan: Plan::new(config.spread_rules, config.conventions),
             pipeline,
             columns,
             size_column,

@@ -173,7 +173,8 @@ impl KeyState {
         if self.context == Context::Unknown {
             let judged = plotted(setup, sample);
             let text = sink.lookup.unwrap_or("null").to_owned();
-            return self.unjudged(setup, index, time, &judged, sink, |tag| format!("`{tag}` {text} has no limits here: not judged"));
+            return self
+                .unjudged(setup, index, time, &judged, sink, |tag| format!("`{tag}` {text} has no limits here: not judged"));
         }
         match &self.phase {
             Phase::Collecting => self.collect(setup, index, sample, row, time, sink),

@@ -8,7 +8,7 @@ use super::{
     lines::{Frozen, line},
     operator::{ChartOperator, Entry},
     recent::RecentPoint,
-    state::{Phase, Totals},
+    state::{KeyState, Phase, Totals},
 };
 use crate::model::{Capability, Key, Timestamp};
 
@@ -99,7 +99,7 @@ impl ChartOperator {
         let (setup, state) = (&self.setup, &entry.state);
         let lines = state.usual_lines(setup);
         let (center, sigma) = match &state.frozen {
-            Some(Frozen::Scalar { center, sigma, .. }) => (Some(*center), Some(state.row_sigma(setup, *center, *sigma))),
+            Some(Frozen::Scalar { center, sigma, .. }) => (Some(*center), Some(KeyState::row_sigma(setup, *center, *sigma))),
             _ => (None, None),
         };
         let status = match &state.phase {

@@ -227,8 +227,8 @@ pub struct GridStatus {
     pub samples: u64,
     /// Samples outside the box.
     pub outside: u64,
-    /// Voxels with at least one sample.
-    pub occupied: u64,
+    /// Tiles of voxels in memory.
+    pub tiles: u64,
     /// Memory.
     pub bytes: u64,
 }

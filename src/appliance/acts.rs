@@ -1,0 +1,257 @@
+//! What API clients ask for and have done: rows and history here, the rest on the engine's thread between two steps.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+};
+
+use super::{
+    fold::Fold,
+    intake::Intake,
+    locked, now,
+    publish::{AlertLog, acknowledgement_key},
+};
+use crate::{
+    api::{Act, Answer, Refusal, Request},
+    ingest::{
+        InboxError,
+        decode::{Context, Decoded, Json, JsonLines, Routes},
+    },
+    model::{Batch, Stream},
+    spc::ChartView,
+    status::Acknowledgement,
+    store::{Store, StoreError},
+};
+
+/// Who sends rows over HTTP, as a source and a partition.
+const SOURCE: &str = "api";
+/// Keys of state that are listed.
+const STATES_MAX: usize = 10_000;
+
+/// Takes what the API asks to whoever can answer it.
+pub(super) struct Desk {
+    pub engine: mpsc::Sender<Request>,
+    pub intake: Intake,
+    pub store: Arc<Store>,
+    pub alerts: Arc<Mutex<AlertLog>>,
+    pub streams: Vec<Arc<Stream>>,
+}
+
+impl Desk {
+    /// Until `stop` says so.
+    pub async fn run(self, mut asked: mpsc::Receiver<Request>, mut stop: watch::Receiver<bool>) {
+        let desk = Arc::new(self);
+        loop {
+            let request = tokio::select! {
+                request = asked.recv() => request,
+                _ = stop.wait_for(|stop| *stop) => None,
+            };
+            let Some(Request { act, reply }) = request else { return };
+            match act {
+                Act::Append { .. } | Act::State { .. } | Act::Acknowledge { .. } | Act::History { .. } => {
+                    let desk = Arc::clone(&desk);
+                    // A client that has gone needs no answer.
+                    tokio::spawn(async move { drop(reply.send(desk.answer(act).await)) });
+                }
+                act => {
+                    if let Err(refused) = desk.engine.try_send(Request { act, reply }) {
+                        let (mpsc::error::TrySendError::Full(request) | mpsc::error::TrySendError::Closed(request)) = refused;
+                        let busy = Refusal::Unavailable("the engine is busy or stopping; try again".into());
+                        let _ = request.reply.send(Err(busy));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, act: Act) -> Answer {
+        match act {
+            Act::Append { body, stream } => self.append(&body, stream.as_deref()).await,
+            Act::State { prefix } => {
+                let store = Arc::clone(&self.store);
+                blocking(move || state(&store, &prefix)).await
+            }
+            Act::Acknowledge { id, name, note } => self.acknowledge(&id, name, note).await,
+            other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
+        }
+    }
+
+    async fn append(&self, body: &[u8], stream: Option<&str>) -> Answer {
+        let routes = self.routes(stream)?;
+        let context = Context { source: SOURCE.into(), partition: SOURCE.into(), arrival: now() };
+        let mut decoded = Decoded::default();
+        let first = body.iter().position(|byte| !byte.is_ascii_whitespace());
+        let is_array = first.is_some_and(|at| body[at] == b'[');
+        if is_array {
+            Json::new(routes).message(body, &context, &mut decoded);
+        } else {
+            let mut lines = JsonLines::new(routes);
+            lines.feed(body, &context, &mut decoded);
+            lines.end(&context, &mut decoded);
+        }
+        if decoded.is_empty() {
+            return Err(Refusal::Invalid("there is no row in the body: send one JSON object a line, or an array of them".into()));
+        }
+        let rejected: Vec<String> = decoded.rejects.iter().map(|reject| reject.reason.clone()).collect();
+        let (synced, answer) = oneshot::channel();
+        self.intake.take(decoded, synced).await;
+        let accepted = match answer.await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(InboxError::Refused(why))) => return Err(Refusal::Unavailable(why)),
+            Ok(Err(InboxError::Closed)) | Err(_) => return Err(Refusal::Unavailable("the appliance is stopping".into())),
+        };
+        let answer = json!({
+            "accepted": accepted.rows,
+            "duplicate": accepted.duplicates,
+            "rejected": rejected.len(),
+            "reasons": rejected.iter().take(10).collect::<Vec<_>>(),
+        });
+        if accepted.rows + accepted.duplicates == 0 && !rejected.is_empty() {
+            return Err(Refusal::Invalid(format!("no row was accepted; the first: {}", rejected[0])));
+        }
+        to_bytes(&answer)
+    }
+
+    fn routes(&self, stream: Option<&str>) -> Result<Routes, Refusal> {
+        let only = match self.streams.as_slice() {
+            [only] => Some(&*only.id),
+            _ => None,
+        };
+        if let Some(wanted) = stream
+            && !self.streams.iter().any(|known| *known.id == *wanted)
+        {
+            return Err(Refusal::NotFound(format!("there is no stream `{wanted}`")));
+        }
+        Routes::by_row(&self.streams, stream.or(only)).map_err(|error| Refusal::Failed(error.to_string()))
+    }
+
+    async fn acknowledge(&self, id: &str, name: String, note: String) -> Answer {
+        if name.trim().is_empty() {
+            return Err(Refusal::Invalid("say who acknowledges: `name` is empty".into()));
+        }
+        let note = Acknowledgement { name, note, time: now() };
+        let Some(alert) = locked(&self.alerts).acknowledge(id, &note) else {
+            return Err(Refusal::NotFound(format!("there is no alert `{id}` among the newest; see /alerts")));
+        };
+        let (writer, key) = (self.store.writer(), acknowledgement_key(id));
+        let bytes = serde_json::to_vec(&note).unwrap_or_default();
+        blocking(move || writer.put_state(&key, Some(bytes)).map_err(|error| refusal(&error)).and_then(|()| to_bytes(&alert))).await
+    }
+}
+
+async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
+}
+
+fn refusal(error: &StoreError) -> Refusal {
+    if error.is_retryable() { Refusal::Unavailable(error.to_string()) } else { Refusal::Failed(error.to_string()) }
+}
+
+fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
+    serde_json::to_vec(value).map_err(|error| Refusal::Failed(error.to_string()))
+}
+
+/// The parts of the last checkpoint, by name.
+fn state(store: &Store, prefix: &str) -> Answer {
+    let reader = store.reader().map_err(|error| refusal(&error))?;
+    let checkpoint = reader.checkpoint().map_err(|error| refusal(&error))?;
+    let position = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position.0);
+    let parts = checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.parts);
+    let states: Vec<Value> = parts
+        .iter()
+        .filter(|(name, _)| name.starts_with(prefix))
+        .take(STATES_MAX)
+        .map(|(name, bytes)| json!({"key": name, "bytes": bytes.as_ref().map_or(0, Vec::len)}))
+        .collect();
+    to_bytes(&json!({"checkpoint": position, "states": states}))
+}
+
+impl Fold {
+    /// Answers what only the engine knows.
+    pub(super) fn answer(&mut self, act: Act) -> Answer {
+        match act {
+            Act::StartPipeline(id) => self.set_running(&id, true),
+            Act::StopPipeline(id) => self.set_running(&id, false),
+            Act::Checkpoint => match self.commit_and_wait() {
+                Ok(position) => to_bytes(&json!({"checkpoint": position.0})),
+                Err(error) => Err(refusal(&error)),
+            },
+            Act::Windows { pipeline, limit } => self.windows(pipeline.as_deref(), limit),
+            Act::Recent { stream, rows, duration_ns } => self.recent(&stream, rows, duration_ns),
+            Act::Voxels { grid, layer, since } => self.voxels(&grid, layer, since),
+            Act::Chart(id) => self.chart(&id),
+            other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
+        }
+    }
+
+    fn set_running(&mut self, id: &str, running: bool) -> Answer {
+        if !self.engine.set_running(id, running) {
+            return Err(Refusal::NotFound(format!("there is no pipeline `{id}`")));
+        }
+        to_bytes(&json!({"pipeline": id, "running": running}))
+    }
+
+    fn windows(&self, pipeline: Option<&str>, limit: usize) -> Answer {
+        let mut left = limit;
+        let mut all = BTreeMap::new();
+        for one in self.engine.pipelines().iter().filter(|one| pipeline.is_none_or(|wanted| *one.id == *wanted)) {
+            let mut windows = Vec::new();
+            for operator in &one.windows {
+                let open = operator.open_windows(left);
+                left -= open.len().min(left);
+                windows.extend(open);
+            }
+            all.insert(one.id.to_string(), windows);
+        }
+        if all.is_empty() && pipeline.is_some() {
+            return Err(Refusal::NotFound(format!("there is no pipeline `{}`", pipeline.unwrap_or_default())));
+        }
+        to_bytes(&json!({"windows": all}))
+    }
+
+    fn recent(&self, stream: &str, rows: Option<usize>, duration_ns: Option<i64>) -> Answer {
+        let lane = self.engine.stream(stream).ok_or_else(|| Refusal::NotFound(format!("there is no stream `{stream}`")))?;
+        let mut batch = match duration_ns {
+            Some(duration_ns) => lane.ring.time_window(duration_ns, lane.newest).to_batch(),
+            None => lane.ring.recent(rows.unwrap_or(lane.window_rows)),
+        };
+        if let (Some(rows), Some(_)) = (rows, duration_ns) {
+            let from = batch.rows().saturating_sub(rows);
+            batch = batch.take(&(from..batch.rows()).collect::<Vec<_>>());
+        }
+        to_bytes(&json!({"stream": stream, "rows": rows_of(&batch)}))
+    }
+
+    fn voxels(&self, grid: &str, layer: Option<i64>, since: Option<u64>) -> Answer {
+        let lane = self.engine.grid(grid).ok_or_else(|| Refusal::NotFound(format!("there is no grid `{grid}`")))?;
+        let layer = layer.map(|layer| i32::try_from(layer).unwrap_or(i32::MAX));
+        let mut voxels = match (layer, since) {
+            (_, Some(since)) => lane.grid.states_since(since),
+            (Some(layer), None) => lane.grid.layer_states(layer),
+            (None, None) => lane.grid.states(),
+        };
+        if let (Some(layer), Some(_)) = (layer, since) {
+            voxels.retain(|voxel| i64::from(voxel.index[2]) == i64::from(layer));
+        }
+        to_bytes(&json!({"grid": grid, "version": lane.grid.version(), "voxels": voxels}))
+    }
+
+    fn chart(&self, id: &str) -> Answer {
+        let charts = self.engine.pipelines().iter().flat_map(|pipeline| &pipeline.charts);
+        let views: Vec<ChartView> = charts.filter(|chart| **chart.id() == *id).flat_map(|chart| chart.views()).collect();
+        if views.is_empty() && !self.engine.pipelines().iter().any(|one| one.charts.iter().any(|chart| **chart.id() == *id)) {
+            return Err(Refusal::NotFound(format!("there is no chart `{id}`")));
+        }
+        to_bytes(&views)
+    }
+}
+
+fn rows_of(batch: &Batch) -> Vec<crate::model::Row> {
+    (0..batch.rows()).map(|row| batch.row(row)).collect()
+}

@@ -1,0 +1,480 @@
+//! The engine's thread: committed inputs in, steps out.
+//!
+//! Inputs are taken in groups: whatever the store has committed meanwhile goes through the engine and is committed as one step, so that a
+//! slow disk makes larger groups instead of a longer queue. Every [`Parts::checkpoint_interval`] a step carries the engine's state. Between
+//! steps, questions of API clients are answered and the view for the status page is taken.
+//!
+//! When a deadline of the engine comes, a tick is appended to the inbox; it acts when it comes back through the feed, so that a replay of the
+//! journal sees time pass at the same place.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::{
+    StartError, intake, locked, now,
+    publish::{AlertLog, EngineView, INTERVAL},
+};
+use crate::{
+    api::{Event, Request},
+    engine::{Engine, Rejected, Step},
+    model::{Body, Input, Output, Seq, Timestamp},
+    status::DURATION_BOUNDS_SECONDS,
+    store::{
+        Append, Checkpoint, CommittedInput, DeadLetter, Feed, RecordNo, Recovered, StepAccepted, StepCommit, StepOutput, Store,
+        StoreError, Writer,
+    },
+};
+
+/// Inputs that go through the engine before their step is committed.
+const GROUP_INPUTS_MAX: usize = 512;
+/// Rows, likewise.
+const GROUP_ROWS_MAX: u64 = 262_144;
+/// How long the thread sleeps at most, so that a question is answered soon.
+const SLEEP_MAX: Duration = Duration::from_millis(20);
+/// A tick that has not come back after this long is sent again: the store had no room for it.
+const TICK_AGAIN: Duration = Duration::from_secs(1);
+/// Rows before the checkpoint that are read to fill the rings again.
+const REFILL_ROWS: u64 = 1_000_000;
+const REFILL_PAGE_ROWS: usize = 65_536;
+
+/// What the engine's thread has measured.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// Rows that went through the engine since the start.
+    pub rows_processed: u64,
+    /// From decoding to the commit of the step, milliseconds: half of the rows are faster.
+    pub latency_ms_p50: f64,
+    /// 99 % of the rows are faster.
+    pub latency_ms_p99: f64,
+    /// The slowest row.
+    pub latency_ms_max: f64,
+    /// When the first row since the start was committed to the inbox, and when the last one had gone through.
+    pub first_to_last: Option<(Instant, Instant)>,
+    /// Steps by duration: cumulative counts at the bounds of the metric, then all.
+    pub step_seconds_buckets: Vec<u64>,
+    /// Sum of all step durations.
+    pub step_seconds_sum: f64,
+}
+
+struct Measured {
+    latency_us: Histogram<u64>,
+    rows_processed: u64,
+    first_to_last: Option<(Instant, Instant)>,
+    buckets: [u64; DURATION_BOUNDS_SECONDS.len() + 1],
+    step_seconds_sum: f64,
+}
+
+/// What others see of the engine's thread, and tell it.
+pub(super) struct Shared {
+    through: AtomicU64,
+    stop_after: Mutex<Option<u64>>,
+    beat: Mutex<Instant>,
+    failure: Mutex<Option<String>>,
+    measured: Mutex<Option<Measured>>,
+    view: Mutex<EngineView>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let measured = Histogram::new_with_bounds(1, 600_000_000, 3).ok().map(|latency_us| Measured {
+            latency_us,
+            rows_processed: 0,
+            first_to_last: None,
+            buckets: [0; DURATION_BOUNDS_SECONDS.len() + 1],
+            step_seconds_sum: 0.0,
+        });
+        Self {
+            through: AtomicU64::new(0),
+            stop_after: Mutex::new(None),
+            beat: Mutex::new(Instant::now()),
+            failure: Mutex::new(None),
+            measured: Mutex::new(measured),
+            view: Mutex::new(EngineView::default()),
+        }
+    }
+}
+
+impl Shared {
+    /// The last record whose step is committed.
+    pub fn through(&self) -> u64 {
+        self.through.load(Ordering::Acquire)
+    }
+
+    /// Ends the thread once everything up to `record` has gone through.
+    pub fn stop_after(&self, record: u64) {
+        *locked(&self.stop_after) = Some(record);
+    }
+
+    /// Since the thread last looked around.
+    pub fn idle_for(&self) -> Duration {
+        locked(&self.beat).elapsed()
+    }
+
+    /// Why the thread has ended on its own, if it has.
+    pub fn failure(&self) -> Option<String> {
+        locked(&self.failure).clone()
+    }
+
+    /// The newest view for the status page.
+    pub fn view(&self) -> EngineView {
+        locked(&self.view).clone()
+    }
+
+    /// See [`Figures`].
+    pub fn figures(&self) -> Figures {
+        let measured = locked(&self.measured);
+        let Some(measured) = &*measured else { return Figures::default() };
+        let ms = |us: u64| us as f64 / 1e3;
+        let mut cumulative = 0;
+        let buckets = measured.buckets.iter().map(|count| {
+            cumulative += count;
+            cumulative
+        });
+        Figures {
+            rows_processed: measured.rows_processed,
+            latency_ms_p50: ms(measured.latency_us.value_at_quantile(0.5)),
+            latency_ms_p99: ms(measured.latency_us.value_at_quantile(0.99)),
+            latency_ms_max: ms(measured.latency_us.max()),
+            first_to_last: measured.first_to_last,
+            step_seconds_buckets: buckets.collect(),
+            step_seconds_sum: measured.step_seconds_sum,
+        }
+    }
+
+    fn stepped(&self, took: Duration) {
+        if let Some(measured) = &mut *locked(&self.measured) {
+            let seconds = took.as_secs_f64();
+            let bucket = DURATION_BOUNDS_SECONDS.iter().position(|bound| seconds <= *bound);
+            measured.buckets[bucket.unwrap_or(DURATION_BOUNDS_SECONDS.len())] += 1;
+            measured.step_seconds_sum += seconds;
+        }
+    }
+
+    /// A step with these rows is committed.
+    fn committed(&self, through: RecordNo, rows: &[(Option<Instant>, u64)]) {
+        let now = Instant::now();
+        if let Some(measured) = &mut *locked(&self.measured) {
+            for (decoded_at, rows) in rows.iter().filter(|(_, rows)| *rows > 0) {
+                measured.rows_processed += rows;
+                let first = measured.first_to_last.map_or(decoded_at.unwrap_or(now), |(first, _)| first);
+                measured.first_to_last = Some((first, now));
+                if let Some(decoded_at) = decoded_at {
+                    let us = u64::try_from(now.duration_since(*decoded_at).as_micros()).unwrap_or(u64::MAX);
+                    measured.latency_us.saturating_record(us);
+                    // One call a batch is enough: its rows have the same latency.
+                    let _ = measured.latency_us.record_n(us.clamp(1, 600_000_000), rows.saturating_sub(1));
+                }
+            }
+        }
+        self.through.fetch_max(through.0, Ordering::AcqRel);
+    }
+}
+
+/// What the thread works with.
+pub(super) struct Parts {
+    pub engine: Engine,
+    pub store: Arc<Store>,
+    pub resume_after: RecordNo,
+    pub checkpoint_interval: Duration,
+    pub shared: Arc<Shared>,
+    pub committed: Arc<watch::Sender<(Seq, Seq)>>,
+    pub events: broadcast::Sender<Arc<Event>>,
+    pub requests: mpsc::Receiver<Request>,
+    pub alerts: Arc<Mutex<AlertLog>>,
+}
+
+/// The engine and its surroundings, on their way through the inbox.
+pub(super) struct Fold {
+    pub(super) engine: Engine,
+    pub(super) alerts: Arc<Mutex<AlertLog>>,
+    feed: Feed,
+    writer: Writer,
+    shared: Arc<Shared>,
+    committed: Arc<watch::Sender<(Seq, Seq)>>,
+    events: broadcast::Sender<Arc<Event>>,
+    requests: mpsc::Receiver<Request>,
+    checkpoint_interval: Duration,
+    /// The last input that went in.
+    record: RecordNo,
+    /// Dead letters of inputs up to here are in the store already.
+    answered_before: RecordNo,
+    checkpointed: (RecordNo, Instant),
+    published: Instant,
+    tick_sent: Option<Instant>,
+    step: Step,
+}
+
+impl Fold {
+    pub fn new(parts: Parts) -> Result<Self, StoreError> {
+        let feed = parts.store.feed(parts.resume_after)?;
+        let answered_before = RecordNo(parts.store.counters().engine_through);
+        parts.shared.through.store(parts.resume_after.0, Ordering::Release);
+        Ok(Self {
+            engine: parts.engine,
+            alerts: parts.alerts,
+            feed,
+            writer: parts.store.writer(),
+            shared: parts.shared,
+            committed: parts.committed,
+            events: parts.events,
+            requests: parts.requests,
+            checkpoint_interval: parts.checkpoint_interval,
+            record: parts.resume_after,
+            answered_before,
+            checkpointed: (parts.resume_after, Instant::now()),
+            published: Instant::now(),
+            tick_sent: None,
+            step: Step::default(),
+        })
+    }
+
+    /// Until it is told to stop, or the store ends.
+    pub fn run(mut self) {
+        let mut guard = Ended { shared: Arc::clone(&self.shared), why: Some("the engine's thread panicked".to_owned()) };
+        guard.why = match self.turns() {
+            Ok(()) | Err(StoreError::Closed) => None,
+            Err(error) => Some(error.to_string()),
+        };
+    }
+
+    fn turns(&mut self) -> Result<(), StoreError> {
+        loop {
+            *locked(&self.shared.beat) = Instant::now();
+            let group = self.take()?;
+            if !group.is_empty() {
+                self.go(group)?;
+            } else if self.checkpointed.0 < self.record && self.checkpointed.1.elapsed() >= self.checkpoint_interval {
+                self.commit(Vec::new(), true)?;
+            }
+            self.tick();
+            while let Ok(request) = self.requests.try_recv() {
+                let answer = self.answer(request.act);
+                // A client that has gone needs none.
+                let _ = request.reply.send(answer);
+            }
+            if self.published.elapsed() >= INTERVAL {
+                self.publish();
+            }
+            let stop = *locked(&self.shared.stop_after);
+            if stop.is_some_and(|last| self.record.0 >= last) {
+                self.commit_and_wait()?;
+                self.publish();
+                return Ok(());
+            }
+        }
+    }
+
+    /// What is committed by now, or will be in a moment.
+    fn take(&mut self) -> Result<Vec<CommittedInput>, StoreError> {
+        let Some(first) = self.feed.next(self.sleep())? else { return Ok(Vec::new()) };
+        let mut rows = first.rows;
+        let mut group = vec![first];
+        while group.len() < GROUP_INPUTS_MAX && rows < GROUP_ROWS_MAX {
+            let Some(input) = self.feed.next(Duration::ZERO)? else { break };
+            rows += input.rows;
+            group.push(input);
+        }
+        Ok(group)
+    }
+
+    fn sleep(&self) -> Duration {
+        let deadline = self.engine.next_deadline().filter(|_| self.tick_sent.is_none());
+        let until = deadline.map_or(SLEEP_MAX, |at| Duration::from_nanos(at.since(now()).max(0) as u64));
+        until.min(SLEEP_MAX)
+    }
+
+    fn go(&mut self, group: Vec<CommittedInput>) -> Result<(), StoreError> {
+        let mut rows = Vec::with_capacity(group.len());
+        let mut letters = Vec::new();
+        let started = Instant::now();
+        for committed in group {
+            if matches!(committed.input, Input::Tick(_)) {
+                self.tick_sent = None;
+            }
+            self.engine.step(&committed.input, &mut self.step);
+            self.record = committed.record;
+            rows.push((committed.decoded_at, committed.rows));
+            if committed.record > self.answered_before {
+                letters.extend(self.step.rejected.drain(..).map(dead_letter));
+            } else {
+                self.step.rejected.clear();
+            }
+        }
+        self.shared.stepped(started.elapsed());
+        if !letters.is_empty() {
+            let (decoded_at, on_synced) = (Instant::now(), Box::new(|_| ()));
+            self.writer.append_blocking(Append { input: None, dead_letters: letters, decoded_at, on_synced });
+        }
+        let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval;
+        self.commit(rows, due)
+    }
+
+    fn commit(&mut self, rows: Vec<(Option<Instant>, u64)>, checkpoint: bool) -> Result<(), StoreError> {
+        let step = self.step_commit(rows, checkpoint)?;
+        self.writer.commit_step(step);
+        Ok(())
+    }
+
+    /// Commits what there is with a checkpoint, and waits for the sync.
+    pub(super) fn commit_and_wait(&mut self) -> Result<RecordNo, StoreError> {
+        let step = self.step_commit(Vec::new(), true)?;
+        self.writer.commit_step_and_wait(step)?;
+        Ok(self.record)
+    }
+
+    fn step_commit(&mut self, rows: Vec<(Option<Instant>, u64)>, checkpoint: bool) -> Result<StepCommit, StoreError> {
+        let checkpoint = if checkpoint {
+            self.checkpointed = (self.record, Instant::now());
+            let parts = self.engine.snapshot().map_err(|error| StoreError::Refused(error.to_string()))?;
+            let parts = parts.into_iter().map(|(name, bytes)| (name, Some(bytes))).collect();
+            Some(Checkpoint { position: self.record, complete: false, parts })
+        } else {
+            None
+        };
+        let outputs: Vec<Output> = std::mem::take(&mut self.step.outputs);
+        self.note_alerts(&outputs);
+        let outputs: Vec<StepOutput> = outputs.iter().map(|output| self.step_output(output)).collect();
+        let listened = self.events.receiver_count() > 0;
+        let told: Vec<Arc<Event>> = if listened { outputs.iter().map(event).collect() } else { Vec::new() };
+        let (shared, committed, events, through) =
+            (Arc::clone(&self.shared), Arc::clone(&self.committed), self.events.clone(), self.record);
+        let on_committed = move |outcome: Result<StepAccepted, StoreError>| {
+            if let Ok(accepted) = outcome {
+                shared.committed(through, &rows);
+                intake::advance(&committed, Seq(0), accepted.last_seq);
+                for event in told {
+                    // Without a listener there is nobody to tell.
+                    let _ = events.send(event);
+                }
+            }
+        };
+        Ok(StepCommit { through: self.record, outputs, checkpoint, on_committed: Box::new(on_committed) })
+    }
+
+    fn step_output(&self, output: &Output) -> StepOutput {
+        let stream = self.engine.pipelines().iter().find(|pipeline| pipeline.id == output.pipeline);
+        StepOutput {
+            id: output.id.clone(),
+            kind: output.body.kind(),
+            pipeline: Arc::clone(&output.pipeline),
+            stream: stream.map(|pipeline| Arc::clone(&pipeline.stream.id)),
+            time: time_of(&output.body),
+            json: serde_json::to_vec(output).unwrap_or_default(),
+        }
+    }
+
+    fn note_alerts(&self, outputs: &[Output]) {
+        let mut alerts = outputs.iter().filter(|output| matches!(output.body, Body::Alert(_))).peekable();
+        if alerts.peek().is_some() {
+            let mut log = locked(&self.alerts);
+            alerts.for_each(|output| log.add(output));
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.tick_sent.is_some_and(|sent| sent.elapsed() < TICK_AGAIN) {
+            return;
+        }
+        let time = now();
+        if self.engine.next_deadline().is_some_and(|deadline| deadline <= time) {
+            self.tick_sent = Some(Instant::now());
+            self.writer.append_blocking(Append {
+                input: Some(Input::Tick(time)),
+                dead_letters: Vec::new(),
+                decoded_at: Instant::now(),
+                on_synced: Box::new(|_| ()),
+            });
+        }
+    }
+
+    fn publish(&mut self) {
+        self.published = Instant::now();
+        let view = EngineView::of(&self.engine);
+        *locked(&self.shared.view) = view;
+    }
+}
+
+/// Says why the thread has ended, also when it unwinds.
+struct Ended {
+    shared: Arc<Shared>,
+    why: Option<String>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(why) = self.why.take() {
+            *locked(&self.shared.failure) = Some(why);
+        }
+    }
+}
+
+fn event(output: &StepOutput) -> Arc<Event> {
+    let json = String::from_utf8_lossy(&output.json).into_owned();
+    Arc::new(Event { id: output.id.clone(), kind: output.kind.to_owned(), json })
+}
+
+fn dead_letter(rejected: Rejected) -> DeadLetter {
+    DeadLetter {
+        source: format!("checkpoint {}", rejected.checkpoint).into(),
+        partition: Arc::clone(&rejected.pipeline),
+        stream: Some(Arc::clone(&rejected.row.stream.id)),
+        arrival: now(),
+        reason: "checkpoint_failed".to_owned(),
+        detail: format!("checkpoint `{}` of pipeline `{}` failed", rejected.checkpoint, rejected.pipeline),
+        raw: serde_json::to_vec(&rejected.row).unwrap_or_default(),
+    }
+}
+
+/// The event time by which a result is looked up.
+fn time_of(body: &Body) -> Timestamp {
+    match body {
+        Body::Window(window) => window.end,
+        Body::Late(late) => late.row.time,
+        Body::Join(join) => join.left.time,
+        Body::Spc(point) => point.time,
+        Body::Checkpoint(result) => result.time,
+        Body::Pattern(found) => found.end,
+        Body::Alert(alert) => alert.time,
+        Body::Limits(_) | Body::Capability(_) | Body::VoxelUpdate(_) | Body::Voxel(_) => now(),
+    }
+}
+
+/// Takes the engine to where the last run's checkpoint left it, and fills its rings again.
+pub(super) fn restore(
+    build: impl Fn() -> Result<Engine, StartError>,
+    store: &Store,
+    recovered: Recovered,
+) -> Result<(Engine, RecordNo), StartError> {
+    let mut engine = build()?;
+    let Some(checkpoint) = recovered.checkpoint else { return Ok((engine, recovered.resume_after)) };
+    let parts = checkpoint.parts.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
+    match engine.restore(parts) {
+        Ok(left_out) => left_out.iter().for_each(|what| tracing::warn!("left out of the checkpoint: {what}")),
+        Err(error) => {
+            tracing::warn!("{error}; the engine starts from the oldest row that is kept");
+            return Ok((build()?, RecordNo(0)));
+        }
+    }
+    let last = engine.last_seq();
+    let mut reader = store.reader()?;
+    let mut after = Seq(last.0.saturating_sub(REFILL_ROWS));
+    while after < last {
+        let page = reader.rows_after(after, REFILL_PAGE_ROWS, None)?;
+        for batch in &page.batches {
+            engine.remember(batch, last);
+        }
+        if page.at_end || page.through <= after {
+            break;
+        }
+        after = page.through;
+    }
+    Ok((engine, recovered.resume_after))
+}
