@@ -452,6 +452,8 @@ fn kind(kind: &SourceKind) -> &'static str {
     match kind {
         SourceKind::Serial(_) => "serial",
         SourceKind::Mqtt(_) => "mqtt",
+        SourceKind::Kafka(_) => "kafka",
+        SourceKind::File(_) => "file",
     }
 }
 
