@@ -102,9 +102,10 @@ fn header(scene: &mut Scene, report: &ChartReport, top: f64) -> f64 {
     let violating = report.points.iter().filter(|point| violates(point)).count();
     let mut facts = vec![format!("{} points shown, {violating} violate a rule", report.points.len())];
     if let Some(limits) = report.limits.last() {
-        let asked = limits.author.as_ref().map_or(String::new(), |author| {
-            format!(" set by {author}: {}", limits.reason.as_deref().unwrap_or("no reason given"))
-        });
+        let asked = limits
+            .author
+            .as_ref()
+            .map_or(String::new(), |author| format!(" set by {author}: {}", limits.reason.as_deref().unwrap_or("no reason given")));
         facts.push(format!("limits version {}{asked}", limits.version));
     }
     if let (Some(from), Some(first)) = (report.complete_from, report.points.first())
@@ -136,7 +137,10 @@ fn panels(report: &ChartReport) -> Vec<Panel> {
     let mut panels = vec![Panel {
         name: statistic_name(report.kind),
         height: STATISTIC_HEIGHT,
-        curves: vec![Curve { values: column(points, |point| point.statistic), marks: marks(points, |point| &point.violations, |_| true) }],
+        curves: vec![Curve {
+            values: column(points, |point| point.statistic),
+            marks: marks(points, |point| &point.violations, |_| true),
+        }],
         lines: vec![
             ("UCL", column(points, |point| point.ucl), LIMIT),
             ("CL", column(points, |point| point.center), CENTER),
@@ -188,7 +192,8 @@ fn column(points: &[SpcPoint], of: impl Fn(&SpcPoint) -> Option<f64>) -> Vec<Opt
 
 /// `N1,W2` for the violated rules whose name is `wanted`.
 fn marks(points: &[SpcPoint], of: impl Fn(&SpcPoint) -> &[Arc<str>], wanted: impl Fn(&str) -> bool) -> Vec<String> {
-    let code = |name: &str| Rule::ALL.iter().find(|rule| rule.name() == name).map_or(name.to_owned(), |rule| rule.code().to_owned());
+    let code =
+        |name: &str| Rule::ALL.iter().find(|rule| rule.name() == name).map_or(name.to_owned(), |rule| rule.code().to_owned());
     let label = |point| of(point).iter().filter(|name| wanted(name)).map(|name| code(name)).collect::<Vec<_>>().join(",");
     points.iter().map(label).collect()
 }
@@ -248,7 +253,8 @@ struct Up {
 
 impl Up {
     fn of(panel: &Panel, top: f64) -> Self {
-        let values = panel.curves.iter().flat_map(|curve| &curve.values).chain(panel.lines.iter().flat_map(|(_, values, _)| values));
+        let values =
+            panel.curves.iter().flat_map(|curve| &curve.values).chain(panel.lines.iter().flat_map(|(_, values, _)| values));
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values.flatten() {
             (low, high) = (low.min(*value), high.max(*value));
@@ -421,7 +427,9 @@ fn rules(scene: &mut Scene, report: &ChartReport, top: f64) -> f64 {
         scene.text(text, [10.0, y + 8.0], Align::Left, VIOLATION);
         y += ROW;
     }
-    for point in report.points.iter().rev().filter(|point| !point.contributions.is_empty() && violates(point)).take(CONTRIBUTIONS_MAX) {
+    for point in
+        report.points.iter().rev().filter(|point| !point.contributions.is_empty() && violates(point)).take(CONTRIBUTIONS_MAX)
+    {
         let mut shares: Vec<_> = point.contributions.iter().collect();
         shares.sort_by(|a, b| b.1.total_cmp(a.1));
         let shares: Vec<String> = shares.iter().map(|(signal, share)| format!("{signal} {}", shown(**share))).collect();
