@@ -10,6 +10,7 @@
 //! - [`expr`]: the configured expressions, compiled once, evaluated a column at a time.
 //! - [`quality`]: checkpoints that gate what follows, alerts and their acknowledgement, staleness.
 //! - [`dataflow`]: event time: watermarks, windows, aggregates, joins, patterns.
+//! - [`picture`]: shapes → SVG and PNG, for the voxels and charts below.
 //! - [`voxel`]: space: sparse tiles of running statistics, updated in place; export.
 //! - [`spc`]: statistics: control charts, run rules, baselines, capability.
 //! - [`engine`]: the fold that owns the state of the above.
@@ -37,6 +38,7 @@ pub mod engine;
 pub mod expr;
 pub mod ingest;
 pub mod model;
+pub mod picture;
 pub mod quality;
 pub mod simulate;
 pub mod spc;

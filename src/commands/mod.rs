@@ -5,12 +5,15 @@
 
 pub mod bench;
 pub mod check;
+mod checkpointed;
 pub mod demo;
 pub mod replay;
 pub mod run;
 pub mod simulate;
+pub mod spc_report;
 pub mod top;
 mod totals;
+pub mod voxel_export;
 
 use std::{
     fmt,
@@ -63,6 +66,24 @@ enum Command {
     Replay(replay::Arguments),
     /// The terminal UI, attached to a running appliance
     Top(top::Arguments),
+    /// Control charts
+    #[command(subcommand)]
+    Spc(Spc),
+    /// Voxel grids
+    #[command(subcommand)]
+    Voxel(Voxel),
+}
+
+#[derive(Debug, Subcommand)]
+enum Spc {
+    /// A control chart with its limits and violations, and the capability figures
+    Report(spc_report::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Voxel {
+    /// A grid for NumPy, ParaView or tables, or a picture of one layer
+    Export(voxel_export::Arguments),
 }
 
 /// Why a command did not do what it should.
@@ -127,6 +148,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check { file } => check::run(&file),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
+        Command::Spc(Spc::Report(arguments)) => spc_report::run(&arguments),
+        Command::Voxel(Voxel::Export(arguments)) => voxel_export::run(&arguments),
     }
 }
 

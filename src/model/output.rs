@@ -157,7 +157,7 @@ pub struct Spread {
 }
 
 /// One point of a control chart.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SpcPoint {
     /// The chart's configured id.
     pub chart: Arc<str>,
@@ -194,7 +194,7 @@ pub struct SpcPoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_lower: Option<u64>,
     /// Multivariate: the contribution of each signal.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub contributions: BTreeMap<Arc<str>, f64>,
     /// Rules whose pattern ends at this point.
     pub violations: Vec<Arc<str>>,
@@ -211,7 +211,7 @@ pub struct SpcPoint {
 pub type IndexedViolation = (u64, Arc<str>);
 
 /// The limits that a full baseline gave, frozen from here on.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// The chart's configured id.
     pub chart: Arc<str>,
@@ -236,7 +236,7 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
     /// Why limits that were set may mislead, such as autocorrelation.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Who asked for this version, if a person did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -247,7 +247,7 @@ pub struct Limits {
 }
 
 /// How well the process fits its specification.
-#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[allow(missing_docs)]
 pub struct Capability {
     pub chart: Arc<str>,
@@ -262,7 +262,7 @@ pub struct Capability {
     pub ppk: Option<f64>,
     pub cpm: Option<f64>,
     /// 95 % confidence intervals of `cp`, `cpk`, `pp`, `ppk`, where defined.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub intervals: BTreeMap<Arc<str>, [f64; 2]>,
     /// Parts per million outside the specification, as seen.
     pub ppm_observed: Option<f64>,

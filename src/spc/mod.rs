@@ -17,6 +17,7 @@ pub mod multivariate;
 mod operator;
 mod phase;
 mod recent;
+pub mod report;
 mod rows;
 pub mod rules;
 mod sample;

@@ -90,6 +90,43 @@ impl Rule {
         }
     }
 
+    /// Its short name in pictures: `N1`, `W4`, `C+`.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Nelson1 => "N1",
+            Self::Nelson2 => "N2",
+            Self::Nelson3 => "N3",
+            Self::Nelson4 => "N4",
+            Self::Nelson5 => "N5",
+            Self::Nelson6 => "N6",
+            Self::Nelson7 => "N7",
+            Self::Nelson8 => "N8",
+            Self::WesternElectric1 => "W1",
+            Self::WesternElectric2 => "W2",
+            Self::WesternElectric3 => "W3",
+            Self::WesternElectric4 => "W4",
+            Self::CusumUpper => "C+",
+            Self::CusumLower => "C-",
+        }
+    }
+
+    /// What it looks for, with the points of the default conventions.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Nelson1 | Self::WesternElectric1 => "a point beyond the control limits",
+            Self::Nelson2 => "9 points in a row on one side of the centre",
+            Self::Nelson3 => "6 points in a row rising, or falling",
+            Self::Nelson4 => "14 points in a row alternating up and down",
+            Self::Nelson5 | Self::WesternElectric2 => "2 of 3 points beyond 2 sigma on one side",
+            Self::Nelson6 | Self::WesternElectric3 => "4 of 5 points beyond 1 sigma on one side",
+            Self::Nelson7 => "15 points in a row within 1 sigma",
+            Self::Nelson8 => "8 points in a row beyond 1 sigma, on both sides",
+            Self::WesternElectric4 => "8 points in a row on one side of the centre",
+            Self::CusumUpper => "the upper sum is beyond the decision interval",
+            Self::CusumLower => "the lower sum is beyond the decision interval",
+        }
+    }
+
     /// The run rule of that name; the CUSUM's own names are not configured.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL[..12].iter().copied().find(|rule| rule.name() == name)

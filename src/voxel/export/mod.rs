@@ -3,7 +3,6 @@
 //! What is regular (`npz`, `vti`) covers the grid's whole box while that has at most 2²⁴ voxels, otherwise the voxels' bounding box; a layer
 //! can be asked for alone. Values are 64-bit; a voxel without a value is NaN, its count 0. Planes are made one at a time.
 
-mod canvas;
 mod npz;
 mod parquet;
 mod png;

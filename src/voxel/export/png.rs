@@ -7,10 +7,8 @@ use std::io::Write;
 
 use embedded_graphics::text::Alignment;
 
-use super::{
-    ExportError, Extent, Grid, GridError, Statistic,
-    canvas::{CHARACTER_PIXELS, Canvas, color},
-};
+use super::{ExportError, Extent, Grid, GridError, Statistic};
+use crate::picture::{CHARACTER_PIXELS, Canvas, color, round_step, shown};
 
 /// The picture's map is at most this wide and high.
 const MAP_PIXELS: usize = 800;
@@ -53,7 +51,7 @@ pub fn png(grid: &Grid, signal: usize, statistic: Statistic, layer: i32, out: im
     map.draw(&mut canvas, low, high);
     map.draw_axes(&mut canvas, grid);
     draw_bar(&mut canvas, LEFT + map.width() + BAR_GAP, height, low, high);
-    canvas.write(out)
+    Ok(canvas.write(out)?)
 }
 
 fn title(grid: &Grid, signal: usize, statistic: Statistic, layer: i32) -> String {
@@ -150,47 +148,5 @@ fn draw_bar(canvas: &mut Canvas, x: usize, height: usize, low: f64, high: f64) {
         let y = TOP + ((height - 1) as f64 * (1.0 - fraction)).round() as usize;
         canvas.fill(x + BAR_WIDTH, y, TICK, 1, BLACK);
         canvas.text(&shown(low + (high - low) * fraction), x + BAR_WIDTH + 8, y, Alignment::Left);
-    }
-}
-
-/// 1, 2 or 5 times a power of ten, so that `span` has about `count` of it.
-fn round_step(span: f64, count: usize) -> f64 {
-    let rough = span / count.max(1) as f64;
-    let power = 10_f64.powf(rough.log10().floor());
-    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= rough * 0.999).unwrap_or(10.0);
-    factor * power
-}
-
-/// Five significant digits without trailing zeros.
-fn shown(value: f64) -> String {
-    if value == 0.0 || value.abs() < 1e-12 {
-        return "0".into();
-    }
-    let digits = 4 - value.abs().log10().floor() as i32;
-    if !(-3..=10).contains(&digits) {
-        return format!("{value:.3e}");
-    }
-    let text = format!("{value:.*}", digits.max(0) as usize);
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_short() {
-        for (value, want) in [(0.0, "0"), (0.3, "0.3"), (-12.5, "-12.5"), (250.0, "250"), (123_456.0, "123456"), (0.1 + 0.2, "0.3")]
-        {
-            assert_eq!(shown(value), want);
-        }
-        assert_eq!(shown(1.234e-9), "1.234e-9");
-    }
-
-    #[test]
-    fn steps_are_round() {
-        for (span, count, want) in [(250.0, 10, 50.0), (1.0, 10, 0.1), (7.3, 5, 2.0), (0.4, 8, 0.05)] {
-            assert!((round_step(span, count) - want).abs() < 1e-9 * want, "{span} {count}");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! A picture in memory: pixels, rectangles and text, and its colours for values.
 
-use std::{convert::Infallible, io::Write};
+use std::{convert::Infallible, io};
 
 use embedded_graphics::{
     mono_font::{MonoTextStyle, iso_8859_1::FONT_7X13},
@@ -9,13 +9,12 @@ use embedded_graphics::{
     text::{Alignment, Baseline, Text, TextStyleBuilder},
 };
 
-use super::ExportError;
-
 /// Width of a character of the font.
-pub(super) const CHARACTER_PIXELS: usize = 7;
+pub const CHARACTER_PIXELS: usize = 7;
 
 /// A picture, white at first.
-pub(super) struct Canvas {
+#[derive(Debug)]
+pub struct Canvas {
     width: usize,
     height: usize,
     /// Red, green, blue of each pixel, by row.
@@ -23,6 +22,7 @@ pub(super) struct Canvas {
 }
 
 impl Canvas {
+    /// A white picture.
     pub fn new(width: usize, height: usize) -> Self {
         Self { width, height, bytes: vec![255; width * height * 3] }
     }
@@ -48,7 +48,12 @@ impl Canvas {
 
     /// Writes text with its middle line at `y`, and its left end, middle or right end at `x`.
     pub fn text(&mut self, text: &str, x: usize, y: usize, alignment: Alignment) {
-        let style = MonoTextStyle::new(&FONT_7X13, Rgb888::BLACK);
+        self.colored_text(text, x, y, alignment, [0, 0, 0]);
+    }
+
+    /// The same in another colour than black.
+    pub fn colored_text(&mut self, text: &str, x: usize, y: usize, alignment: Alignment, [red, green, blue]: [u8; 3]) {
+        let style = MonoTextStyle::new(&FONT_7X13, Rgb888::new(red, green, blue));
         let layout = TextStyleBuilder::new().alignment(alignment).baseline(Baseline::Middle).build();
         let at = Point::new(x as i32, y as i32);
         // Drawing into memory cannot fail.
@@ -56,10 +61,13 @@ impl Canvas {
     }
 
     /// Writes the picture as PNG.
-    pub fn write(&self, out: impl Write) -> Result<(), ExportError> {
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn write(&self, out: impl io::Write) -> io::Result<()> {
         let refused = |error: png::EncodingError| match error {
-            png::EncodingError::IoError(error) => ExportError::Io(error),
-            other => ExportError::Encode { format: "png", why: other.to_string() },
+            png::EncodingError::IoError(error) => error,
+            other => io::Error::other(other),
         };
         let mut encoder = png::Encoder::new(out, self.width as u32, self.height as u32);
         encoder.set_color(png::ColorType::Rgb);
@@ -105,7 +113,7 @@ const VIRIDIS: [[u8; 3]; 9] = [
 ];
 
 /// The colour of a fraction from 0 to 1.
-pub(super) fn color(fraction: f64) -> [u8; 3] {
+pub fn color(fraction: f64) -> [u8; 3] {
     let at = fraction.clamp(0.0, 1.0) * (VIRIDIS.len() - 1) as f64;
     let below = (at as usize).min(VIRIDIS.len() - 2);
     let share = at - below as f64;
