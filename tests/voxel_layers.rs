@@ -130,7 +130,8 @@ fn a_region_takes_the_voxels_whose_centres_it_holds() {
         add(&mut grid, &layer(number, 80), 0);
     }
     let stats = grid.region(&Region { lower: [30.5, 30.0, 0.1], upper: [33.4, 31.9, 0.3] }, 0).unwrap();
-    assert_eq!((stats.count, stats.mean, stats.min, stats.max), (3 * 2 * 2, 1.5, 1.0, 2.0));
+    assert_eq!((stats.count, stats.min, stats.max), (3 * 2 * 2, 1.0, 2.0));
+    assert!((stats.mean - 1.5).abs() < 1e-12);
     assert!((stats.variance().unwrap() - 3.0 / 11.0).abs() < 1e-12);
     assert_eq!(grid.region(&Region { lower: [0.0; 3], upper: [0.4; 3] }, 0), None);
 }
@@ -139,7 +140,7 @@ fn a_region_takes_the_voxels_whose_centres_it_holds() {
 fn finished_layers_leave_memory_and_stay_readable() {
     let mut settings = settings(Some([64.0, 64.0, 1.0]), [1.0, 1.0, 0.1]);
     let layer_bytes = GridConfig::new(settings.clone()).unwrap().layer_bytes() as u64;
-    settings.bytes_max = layer_bytes * 4;
+    settings.bytes_max = layer_bytes * 5;
     let (mut bounded, mut free) = (grid(settings.clone()), grid(GridSettings { bytes_max: 1 << 30, ..settings.clone() }));
     let mut store = std::collections::BTreeMap::<TileKey, Vec<u8>>::new();
     let mut keep = |blobs: Vec<qadf_edge::voxel::TileBlob>| {

@@ -162,7 +162,7 @@ impl Batch {
 
     /// The number of `row` in the inbox.
     pub fn seq(&self, row: usize) -> Seq {
-        Seq(self.seqs.as_ref().map_or_else(|| self.first_seq.0 + row as u64, |seqs| seqs[row]))
+        Seq(self.seqs.as_ref().map_or_else(|| self.first_seq.0.saturating_add(row as u64), |seqs| seqs[row]))
     }
 
     /// What is known of `row` besides its values.
