@@ -13,10 +13,11 @@
 //! to deliver, the store closes.
 //!
 //! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
-//!   of the engine; [`process`]: processor time and memory.
+//!   of the engine; [`history`]: recorded rows for the API; [`process`]: processor time and memory.
 
 mod acts;
 mod fold;
+mod history;
 mod intake;
 mod process;
 mod publish;
@@ -180,10 +181,11 @@ impl Appliance {
             config,
         };
         let counters = appliance.start_sinks(&store, &committed_seen)?;
-        let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));
-        appliance.snapshot = snapshot.clone();
         appliance.start_sources();
-        let publisher = publish::Publisher::new(&appliance.config, &store, Arc::clone(&shared), Arc::clone(&alerts), &appliance.source_statuses, counters);
+        let mut publisher =
+            publish::Publisher::new(&appliance.config, &store, Arc::clone(&shared), Arc::clone(&alerts), &appliance.source_statuses, counters);
+        let (snapshot_sender, snapshot) = watch::channel(Arc::new(publisher.snapshot()));
+        appliance.snapshot = snapshot.clone();
         appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
         let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, alerts, streams: appliance.config.streams() };

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     fold::Fold,
+    history::{self, Question},
     intake::Intake,
     locked, now,
     publish::{AlertLog, acknowledgement_key},
@@ -78,6 +79,12 @@ impl Desk {
                 blocking(move || state(&store, &prefix)).await
             }
             Act::Acknowledge { id, name, note } => self.acknowledge(&id, name, note).await,
+            Act::History { stream, from, to, condition, limit } => {
+                let known = self.streams.iter().find(|known| *known.id == *stream).cloned();
+                let stream = known.ok_or_else(|| Refusal::NotFound(format!("there is no stream `{stream}`")))?;
+                let (store, question) = (Arc::clone(&self.store), Question { stream, from, to, condition, limit });
+                blocking(move || history::answer(&store, &question)).await
+            }
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }
     }
@@ -149,11 +156,11 @@ async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
     spawn_blocking(work).await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
 }
 
-fn refusal(error: &StoreError) -> Refusal {
+pub(super) fn refusal(error: &StoreError) -> Refusal {
     if error.is_retryable() { Refusal::Unavailable(error.to_string()) } else { Refusal::Failed(error.to_string()) }
 }
 
-fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
+pub(super) fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
     serde_json::to_vec(value).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
