@@ -3,6 +3,8 @@
 
 mod servers;
 
+#[path = "appliance/api.rs"]
+mod api;
 #[path = "appliance/ends.rs"]
 mod ends;
 #[path = "appliance/plant.rs"]
