@@ -7,6 +7,8 @@ mod servers;
 mod api;
 #[path = "appliance/ends.rs"]
 mod ends;
+#[path = "appliance/outages.rs"]
+mod outages;
 #[path = "appliance/plant.rs"]
 mod plant;
 #[path = "appliance/process.rs"]
