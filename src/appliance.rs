@@ -182,11 +182,9 @@ impl Appliance {
             config,
         };
         let counters = appliance.start_sinks(&store, &committed_seen)?;
-        let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));
-        appliance.snapshot = snapshot.clone();
         appliance.start_sources();
         let posted = Arc::default();
-        let publisher = publish::Publisher::new(
+        let mut publisher = publish::Publisher::new(
             &appliance.config,
             &store,
             Arc::clone(&shared),
@@ -195,6 +193,8 @@ impl Appliance {
             Arc::clone(&posted),
             counters,
         );
+        let (snapshot_sender, snapshot) = watch::channel(Arc::new(publisher.snapshot()));
+        appliance.snapshot = snapshot.clone();
         appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
         let streams = appliance.config.streams();

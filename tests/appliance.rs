@@ -3,8 +3,12 @@
 
 mod servers;
 
+#[path = "appliance/api.rs"]
+mod api;
 #[path = "appliance/ends.rs"]
 mod ends;
+#[path = "appliance/outages.rs"]
+mod outages;
 #[path = "appliance/plant.rs"]
 mod plant;
 #[path = "appliance/process.rs"]

@@ -166,16 +166,19 @@ async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
     spawn_blocking(work).await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
 }
 
-fn refusal(error: &StoreError) -> Refusal {
+pub(super) fn refusal(error: &StoreError) -> Refusal {
     if error.is_retryable() { Refusal::Unavailable(error.to_string()) } else { Refusal::Failed(error.to_string()) }
 }
 
-fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
+pub(super) fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
     serde_json::to_vec(value).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// Recorded rows, at most `limit`; `more` says whether that cut them off.
 fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
+    if wanted.from > wanted.to {
+        return Err(Refusal::Invalid("`from` is later than `to`: exchange them".into()));
+    }
     let mut reader = store.reader().map_err(|error| refusal(&error))?;
     let mut rows: Vec<Row> = Vec::new();
     let mut more = false;
@@ -191,7 +194,7 @@ fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
         RecordedError::Condition(_) => Refusal::Invalid(error.to_string()),
         RecordedError::Store(error) => refusal(&error),
     })?;
-    to_bytes(&json!({"stream": &*wanted.stream.id, "rows": rows, "more": more}))
+    to_bytes(&json!({"stream": &*wanted.stream.id, "rows": rows, "complete": !more}))
 }
 
 /// The parts of the last checkpoint, by name.

@@ -217,6 +217,8 @@ impl Fold {
         let feed = parts.store.feed(parts.resume_after)?;
         let answered_before = RecordNo(parts.store.counters().engine_through);
         parts.shared.through.store(parts.resume_after.0, Ordering::Release);
+        // Who asks before the thread has looked around sees what was recovered.
+        *locked(&parts.shared.view) = EngineView::of(&parts.engine);
         Ok(Self {
             engine: parts.engine,
             alerts: parts.alerts,

@@ -317,7 +317,8 @@ impl Publisher {
         }
     }
 
-    fn snapshot(&mut self) -> Snapshot {
+    /// Everything there is to see now.
+    pub fn snapshot(&mut self) -> Snapshot {
         let view = self.shared.view();
         let usage = Usage::now();
         let mut streams = view.streams;

@@ -70,10 +70,10 @@ stream = "acoustic"
 id = "amplitude"
 type = "xbar_r"
 signal = "amplitude"
-subgroup = { size = 5 }
-limits = { baseline = 25 }
+subgroup = { size = 25 }
+limits = { center = 0.0, sigma = 0.4 }
 rules = ["nelson_1"]
-spec = { lsl = -5.0, usl = 5.0, target = 0.0 }
+conventions = { spread_rules = [] }
 
 [[pipelines]]
 id = "melt"
@@ -94,11 +94,11 @@ aggregate = { n = "count()", p99 = "quantile(intensity, 0.99)" }
 id = "power"
 type = "i_mr"
 signal = "laser_power"
-limits = { center = 200.0, sigma = 1.0 }
+limits = { baseline = 200 }
 rules = ["nelson_1"]
 [[pipelines.checkpoints]]
-name = "power_in_range"
-check = "laser_power < 150.0"
+name = "spatter"
+check = "intensity < 4.0"
 on_fail = "alert"
 severity = "high"
 
