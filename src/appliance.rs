@@ -13,13 +13,14 @@
 //! to deliver, the store closes.
 //!
 //! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
-//!   of the engine; [`process`]: processor time and memory.
+//!   of the engine; [`mod@recorded`]: rows of the past; [`process`]: processor time and memory.
 
 mod acts;
 mod fold;
 mod intake;
 mod process;
 mod publish;
+mod recorded;
 
 use std::{
     collections::BTreeMap,
@@ -49,6 +50,7 @@ use crate::{
 pub use fold::Figures;
 pub use intake::Intake;
 pub use process::{Usage, file_system};
+pub use recorded::{RecordedError, Wanted, recorded};
 
 /// Questions of API clients that wait for the engine.
 const REQUESTS_MAX: usize = 64;
@@ -183,10 +185,20 @@ impl Appliance {
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         appliance.snapshot = snapshot.clone();
         appliance.start_sources();
-        let publisher = publish::Publisher::new(&appliance.config, &store, Arc::clone(&shared), Arc::clone(&alerts), &appliance.source_statuses, counters);
+        let posted = Arc::default();
+        let publisher = publish::Publisher::new(
+            &appliance.config,
+            &store,
+            Arc::clone(&shared),
+            Arc::clone(&alerts),
+            &appliance.source_statuses,
+            Arc::clone(&posted),
+            counters,
+        );
         appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
-        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, alerts, streams: appliance.config.streams() };
+        let streams = appliance.config.streams();
+        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, alerts, streams, rows: posted };
         appliance.others.spawn(desk.run(api_asked, appliance.stop_others.subscribe()));
         let token = appliance.config.http.token.clone();
         let handle = api::Handle { snapshot, requests: api_requests, events, token };

@@ -4,10 +4,15 @@
 
 #[path = "sources/bridge.rs"]
 mod bridge;
+#[path = "sources/file.rs"]
+mod file;
+#[path = "sources/kafka.rs"]
+mod kafka;
 #[path = "sources/mqtt.rs"]
 mod mqtt;
 #[path = "sources/serial.rs"]
 mod serial;
+mod servers;
 
 use std::{sync::Arc, time::Duration};
 

@@ -254,11 +254,7 @@ async fn voxels(State(handle): State<Handle>, Path(grid): Path<String>, paramete
 }
 
 async fn chart(State(handle): State<Handle>, Path(id): Path<String>) -> Response {
-    let charts: Vec<_> = snapshot(&handle).charts.iter().filter(|chart| chart.id == id).cloned().collect();
-    if charts.is_empty() {
-        return answer(&handle, Act::Chart(id), StatusCode::OK).await;
-    }
-    Json(charts).into_response()
+    answer(&handle, Act::Chart(id), StatusCode::OK).await
 }
 
 async fn alerts(State(handle): State<Handle>) -> Json<Value> {

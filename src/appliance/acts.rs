@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     sync::{Arc, Mutex},
 };
 
@@ -16,6 +17,7 @@ use super::{
     intake::Intake,
     locked, now,
     publish::{AlertLog, acknowledgement_key},
+    recorded::{RecordedError, Wanted, recorded},
 };
 use crate::{
     api::{Act, Answer, Refusal, Request},
@@ -23,14 +25,14 @@ use crate::{
         InboxError,
         decode::{Context, Decoded, Json, JsonLines, Routes},
     },
-    model::{Batch, Stream},
+    model::{Batch, Row, Stream},
     spc::ChartView,
-    status::Acknowledgement,
+    status::{Acknowledgement, SourceRows},
     store::{Store, StoreError},
 };
 
 /// Who sends rows over HTTP, as a source and a partition.
-const SOURCE: &str = "api";
+pub(super) const SOURCE: &str = "api";
 /// Keys of state that are listed.
 const STATES_MAX: usize = 10_000;
 
@@ -41,6 +43,8 @@ pub(super) struct Desk {
     pub store: Arc<Store>,
     pub alerts: Arc<Mutex<AlertLog>>,
     pub streams: Vec<Arc<Stream>>,
+    /// What became of the rows that came this way.
+    pub rows: Arc<Mutex<SourceRows>>,
 }
 
 impl Desk {
@@ -77,6 +81,12 @@ impl Desk {
                 let store = Arc::clone(&self.store);
                 blocking(move || state(&store, &prefix)).await
             }
+            Act::History { stream, from, to, condition, limit } => {
+                let known = self.streams.iter().find(|known| *known.id == *stream).cloned();
+                let stream = known.ok_or_else(|| Refusal::NotFound(format!("there is no stream `{stream}`")))?;
+                let (store, wanted) = (Arc::clone(&self.store), Wanted { stream, from, to, condition });
+                blocking(move || history(&store, &wanted, limit)).await
+            }
             Act::Acknowledge { id, name, note } => self.acknowledge(&id, name, note).await,
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }
@@ -102,7 +112,14 @@ impl Desk {
         let (synced, answer) = oneshot::channel();
         self.intake.take(decoded, synced).await;
         let accepted = match answer.await {
-            Ok(Ok(accepted)) => accepted,
+            Ok(Ok(accepted)) => {
+                let mut rows = locked(&self.rows);
+                rows.accepted += accepted.rows;
+                rows.duplicate += accepted.duplicates;
+                rows.rejected += rejected.len() as u64;
+                rows.received += accepted.rows + accepted.duplicates + rejected.len() as u64;
+                accepted
+            }
             Ok(Err(InboxError::Refused(why))) => return Err(Refusal::Unavailable(why)),
             Ok(Err(InboxError::Closed)) | Err(_) => return Err(Refusal::Unavailable("the appliance is stopping".into())),
         };
@@ -155,6 +172,26 @@ fn refusal(error: &StoreError) -> Refusal {
 
 fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
     serde_json::to_vec(value).map_err(|error| Refusal::Failed(error.to_string()))
+}
+
+/// Recorded rows, at most `limit`; `more` says whether that cut them off.
+fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
+    let mut reader = store.reader().map_err(|error| refusal(&error))?;
+    let mut rows: Vec<Row> = Vec::new();
+    let mut more = false;
+    let each = |row| {
+        more = rows.len() >= limit;
+        if more {
+            return ControlFlow::Break(());
+        }
+        rows.push(row);
+        ControlFlow::Continue(())
+    };
+    recorded(&mut reader, wanted, each).map_err(|error| match error {
+        RecordedError::Condition(_) => Refusal::Invalid(error.to_string()),
+        RecordedError::Store(error) => refusal(&error),
+    })?;
+    to_bytes(&json!({"stream": &*wanted.stream.id, "rows": rows, "more": more}))
 }
 
 /// The parts of the last checkpoint, by name.
@@ -252,6 +289,6 @@ impl Fold {
     }
 }
 
-fn rows_of(batch: &Batch) -> Vec<crate::model::Row> {
+fn rows_of(batch: &Batch) -> Vec<Row> {
     (0..batch.rows()).map(|row| batch.row(row)).collect()
 }

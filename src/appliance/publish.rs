@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{fold::Shared, locked, now, process::Usage};
+use super::{acts::SOURCE, fold::Shared, locked, now, process::Usage};
 use crate::{
     config::{Config, SinkConfig},
     deliver::SinkCounters,
@@ -268,6 +268,8 @@ pub(super) struct Publisher {
     shared: Arc<Shared>,
     alerts: Arc<Mutex<AlertLog>>,
     sources: Vec<(String, &'static str, Arc<ingest::SourceStatus>)>,
+    /// Rows that came over HTTP.
+    posted: Arc<Mutex<SourceRows>>,
     sinks: Vec<(SinkConfig, Arc<SinkCounters>)>,
     /// Rows by stream and processor time a while ago, for rates.
     before: VecDeque<(Instant, HashMap<String, u64>, f64)>,
@@ -280,6 +282,7 @@ impl Publisher {
         shared: Arc<Shared>,
         alerts: Arc<Mutex<AlertLog>>,
         statuses: &[Arc<ingest::SourceStatus>],
+        posted: Arc<Mutex<SourceRows>>,
         sinks: Vec<(SinkConfig, Arc<SinkCounters>)>,
     ) -> Self {
         let sources = config.sources.iter().zip(statuses);
@@ -293,6 +296,7 @@ impl Publisher {
             sources: sources
                 .map(|(entry, status)| (entry.source.id.to_string(), kind(&entry.source.kind), Arc::clone(status)))
                 .collect(),
+            posted,
             sinks,
             before: VecDeque::new(),
         }
@@ -318,7 +322,10 @@ impl Publisher {
         let usage = Usage::now();
         let mut streams = view.streams;
         let cpu_share = self.rates(&mut streams, usage);
-        let sources: Vec<SourceStatus> = self.sources.iter().map(|(id, kind, status)| source_status(id, kind, status)).collect();
+        let mut sources: Vec<SourceStatus> =
+            self.sources.iter().map(|(id, kind, status)| source_status(id, kind, status)).collect();
+        let (id, kind, state) = (SOURCE.to_owned(), "http".to_owned(), "up".to_owned());
+        sources.push(SourceStatus { id, kind, state, detail: String::new(), rows: *locked(&self.posted) });
         let sinks = self.sink_statuses();
         let store = self.store_status();
         let problems = self.problems(&sources, &sinks);
@@ -445,6 +452,8 @@ fn kind(kind: &SourceKind) -> &'static str {
     match kind {
         SourceKind::Serial(_) => "serial",
         SourceKind::Mqtt(_) => "mqtt",
+        SourceKind::Kafka(_) => "kafka",
+        SourceKind::File(_) => "file",
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     appliance::{Appliance, Brokers, Usage, now},
     config::{self, Config},
-    ingest::SourceKind,
+    ingest::{SourceKind, start_broker},
     simulate::{Faults, Outlets, Report, SAMPLES_HZ, Settings, Simulator},
     status::SourceRows,
     tui,
@@ -46,6 +46,13 @@ pub struct Arguments {
     /// Everything that looks random follows from it
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+impl Arguments {
+    /// Whether there is no screen.
+    pub const fn is_headless(&self) -> bool {
+        self.headless
+    }
 }
 
 /// How long a headless demo runs.
@@ -98,14 +105,19 @@ async fn show(arguments: &Arguments, folder: &std::path::Path) -> Result<(Totals
     let config = configuration(folder)?;
     let data_dir = config.appliance.data_dir.clone();
     let cpu_seconds_before = Usage::now().cpu_seconds;
+    // The machine is there before the appliance looks for it.
     let mut brokers = Brokers::new();
-    let appliance = Appliance::start(config, &mut brokers).await.map_err(Failure::failed)?;
-    let target = brokers.values().next().map(|url| format!("mqtt://{}:{}", url.host, url.port));
-    let mqtt = target.and_then(|url| url.parse().ok());
+    let mut mqtt = None;
+    for broker in config.sources.iter().filter_map(|entry| entry.broker) {
+        let url = start_broker(broker).await.map_err(Failure::failed)?;
+        mqtt = format!("mqtt://{}:{}", url.host, url.port).parse().ok();
+        brokers.insert(broker.listen, url);
+    }
     let settings = Settings { seed: arguments.seed, faults: arguments.faults, ..Settings::default() };
     let settings = settings.with_rate_hz(arguments.rate).started(now());
     let outlets = Outlets { serial: Some(link(folder)), mqtt };
     let simulator = Simulator::open(settings, &outlets).map_err(Failure::failed)?;
+    let appliance = Appliance::start(config, &mut brokers).await.map_err(Failure::failed)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let machine = tokio::spawn(simulator.run(async move {
         // An error means that the demo has gone, which ends the machine too.

@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    logs(arguments.log_format);
+    logs(arguments.log_format, &arguments.command);
     match dispatch(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -232,10 +232,17 @@ fn fresh(name: &str) -> std::io::Result<Fresh> {
     Ok(Fresh { path })
 }
 
-/// Log lines to stderr; the level from `QADF_LOG`, else `info`.
-fn logs(format: LogFormat) {
+/// Log lines to stderr; the level from `QADF_LOG`, else what suits the command: a screen is not written over.
+fn logs(format: LogFormat, command: &Command) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("QADF_LOG").unwrap_or_else(|_| EnvFilter::new("info,rumqttd=off,rumqttc=warn"));
+    let filter = EnvFilter::try_from_env("QADF_LOG").unwrap_or_else(|_| {
+        EnvFilter::new(match command {
+            Command::Demo(demo) if !demo.is_headless() => "off",
+            Command::Top(_) => "off",
+            Command::Demo(_) | Command::Bench(_) => "error,rumqttd=off",
+            _ => "info,rumqttd=off,rumqttc=warn",
+        })
+    });
     let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => base.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),

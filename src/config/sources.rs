@@ -1,6 +1,6 @@
 //! `[sources.*]`: where rows come from and what the bytes mean.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use super::{
     reader::{At, Section, Value, nearest},
@@ -8,14 +8,19 @@ use super::{
 };
 use crate::{
     ingest::{
-        BrokerConfig, MqttCodec, MqttConfig, MqttProtocol, MqttTls, MqttUrl, Qos, SerialCodec, SerialConfig, SourceConfig, SourceKind,
-        Subscription, decode::Routes,
+        BrokerConfig, FileCodec, FileConfig, KafkaConfig, KafkaOptions, KafkaStart, MqttCodec, MqttConfig, MqttProtocol, MqttTls,
+        MqttUrl, Qos, SerialCodec, SerialConfig, SourceConfig, SourceKind, Subscription, decode::Routes,
     },
     model::Stream,
 };
 
 /// Where machines find the embedded broker, unless `listen` says otherwise.
 const BROKER_LISTEN: &str = "127.0.0.1:1883";
+
+/// `data_dir` unless set; the same as where that section is read.
+const DATA_DIR: &str = "/var/lib/qadf-edge";
+/// Where positions in files are kept below the data directory, unless `position_file` says otherwise.
+const POSITIONS: &str = "sources";
 
 /// A checked source, with the broker it needs in this process.
 #[derive(Debug, Clone)]
@@ -30,15 +35,36 @@ pub struct SourceEntry {
 enum Kind {
     Serial,
     Mqtt,
+    Kafka,
+    File,
 }
 
 /// Reads all sources.
 pub fn read(root: &Section<'_>, streams: &[Arc<Stream>], appliance: &str) -> Vec<SourceEntry> {
-    root.sections("sources").iter().filter_map(|(name, section)| source(name, section, streams, appliance)).collect()
+    let data_dir = data_dir(root);
+    let place = Place { appliance, data_dir };
+    root.sections("sources").iter().filter_map(|(name, section)| source(name, section, streams, &place)).collect()
 }
 
-fn source(name: &At<String>, section: &Section<'_>, streams: &[Arc<Stream>], appliance: &str) -> Option<SourceEntry> {
-    let kind = section.required("type").and_then(|value| value.choice(&[("serial", Kind::Serial), ("mqtt", Kind::Mqtt)]));
+/// `[appliance].data_dir`, whose faults are told where that section is read.
+fn data_dir(root: &Section<'_>) -> PathBuf {
+    let appliance = root.get("appliance").filter(Value::is_table).map(|value| value.plain());
+    let named = appliance.as_ref().and_then(|table| table.get("data_dir")).and_then(|value| value.as_str());
+    PathBuf::from(named.unwrap_or(DATA_DIR))
+}
+
+/// What sources are called after and where they keep things.
+struct Place<'a> {
+    appliance: &'a str,
+    data_dir: PathBuf,
+}
+
+fn source(name: &At<String>, section: &Section<'_>, streams: &[Arc<Stream>], place: &Place<'_>) -> Option<SourceEntry> {
+    if name.value == "api" {
+        section.faults.add(&name.span, "`api` is what rows over HTTP are counted under: give this source another name");
+    }
+    let kinds = [("serial", Kind::Serial), ("mqtt", Kind::Mqtt), ("kafka", Kind::Kafka), ("file", Kind::File)];
+    let kind = section.required("type").and_then(|value| value.choice(&kinds));
     let Some(kind) = kind else {
         section.rest();
         return None;
@@ -46,9 +72,11 @@ fn source(name: &At<String>, section: &Section<'_>, streams: &[Arc<Stream>], app
     let (kind, broker) = match kind {
         Kind::Serial => (SourceKind::Serial(serial(section, streams)?), None),
         Kind::Mqtt => {
-            let (mqtt, broker) = mqtt(name, section, streams, appliance)?;
+            let (mqtt, broker) = mqtt(name, section, streams, place.appliance)?;
             (SourceKind::Mqtt(mqtt), broker)
         }
+        Kind::Kafka => (SourceKind::Kafka(kafka(name, section, streams, place.appliance)?), None),
+        Kind::File => (SourceKind::File(file(name, section, streams, place)?), None),
     };
     Some(SourceEntry { source: SourceConfig { id: name.value.as_str().into(), kind }, broker })
 }
@@ -68,12 +96,55 @@ fn serial(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<SerialConfig
     let (codec, routes) = match codec {
         Codec::Bridge => (SerialCodec::Bridge { streams: chosen.clone() }, routes(section, &chosen)?),
         Codec::JsonLines => (SerialCodec::JsonLines, routes(section, &chosen)?),
-        Codec::Csv => {
-            let columns = section.has("columns").then(|| section.strings("columns").into_iter().map(|name| name.value).collect());
-            (SerialCodec::Csv { columns }, routes(section, &chosen)?)
-        }
+        Codec::Csv => (SerialCodec::Csv { columns: columns(section) }, routes(section, &chosen)?),
     };
     Some(SerialConfig { device: device?, baud, codec, routes })
+}
+
+/// The columns of a CSV source without a header.
+fn columns(section: &Section<'_>) -> Option<Vec<String>> {
+    section.has("columns").then(|| section.strings("columns").into_iter().map(|name| name.value).collect())
+}
+
+fn file(name: &At<String>, section: &Section<'_>, streams: &[Arc<Stream>], place: &Place<'_>) -> Option<FileConfig> {
+    let path = section.required_string("path").map(PathBuf::from);
+    let follow = section.bool_or("follow", true);
+    let is_csv = section.choice_or("codec", &[("json_lines", false), ("csv", true)], false);
+    let codec = if is_csv { FileCodec::Csv { columns: columns(section) } } else { FileCodec::JsonLines };
+    let kept = place.data_dir.join(POSITIONS).join(format!("{}.json", name.value));
+    let position = section.string("position_file").map_or(kept, PathBuf::from);
+    let routes = routes(section, &chosen(section, streams)?)?;
+    Some(FileConfig { path: path?, codec, follow, position, routes })
+}
+
+fn kafka(name: &At<String>, section: &Section<'_>, streams: &[Arc<Stream>], appliance: &str) -> Option<KafkaConfig> {
+    let brokers = section.strings("brokers");
+    if brokers.is_empty() {
+        section.fault_at("brokers", "name at least one broker, as in brokers = [\"localhost:9092\"]");
+    }
+    for broker in &brokers {
+        if broker.value.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            section.faults.add(&broker.span, format!("`{}` is no broker: write host:port", broker.value));
+        }
+    }
+    let topics = if section.has("topic") {
+        section.string("topic").into_iter().collect()
+    } else {
+        section.strings("topics").into_iter().map(|topic| topic.value).collect::<Vec<_>>()
+    };
+    if topics.is_empty() {
+        section.fault(format!("[{}] needs `topic` or `topics`: name what to read", section.path));
+    }
+    let group = section.string_or("group", &format!("{appliance}-{}", name.value));
+    let start =
+        section.choice_or("start", &[("earliest", KafkaStart::Earliest), ("latest", KafkaStart::Latest)], KafkaStart::Earliest);
+    let options = section.section("options").map_or_else(BTreeMap::new, |table| {
+        table.rest().into_iter().filter_map(|(name, value)| Some((name.value, value.string()?))).collect()
+    });
+    let routes = routes(section, &chosen(section, streams)?)?;
+    let brokers: Vec<String> = brokers.into_iter().map(|broker| broker.value).collect();
+    (!brokers.is_empty() && !topics.is_empty())
+        .then_some(KafkaConfig { options: KafkaOptions { brokers, topics, group, start, options }, routes })
 }
 
 /// The streams of a source: `stream`, or `streams` for several (by number in a frame, by name in a row); the only one there is without either.
@@ -144,12 +215,8 @@ fn mqtt(
         };
         MqttTls { ca_file: tls.string("ca_file").map(PathBuf::from), client }
     });
-    let subscriptions: Vec<_> = section
-        .required("subscriptions")?
-        .items()
-        .iter()
-        .filter_map(|value| subscription(value, streams))
-        .collect();
+    let subscriptions: Vec<_> =
+        section.required("subscriptions")?.items().iter().filter_map(|value| subscription(value, streams)).collect();
     if subscriptions.is_empty() {
         section.fault_at("subscriptions", "a source that subscribes to nothing brings nothing: add { topic = …, stream = … }");
         return None;
@@ -208,4 +275,52 @@ fn is_filter(topic: &str) -> bool {
             "+" => true,
             level => !level.contains(['+', '#', '\0']),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn read(sources: &str) -> Result<Vec<SourceEntry>, Vec<String>> {
+        let text = format!(
+            "[appliance]\nid = \"lpbf-07\"\ndata_dir = \"/data\"\n[streams.melt]\nsignals = {{ intensity = \"V\" }}\n{sources}"
+        );
+        match parse(&text) {
+            Ok(config) => Ok(config.sources),
+            Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    #[test]
+    fn a_file_is_followed_and_its_position_kept_with_the_data() {
+        let sources = read("[sources.log]\ntype = \"file\"\npath = \"/var/log/melt\"").unwrap();
+        let SourceKind::File(file) = &sources[0].source.kind else { panic!("a file") };
+        assert_eq!(
+            (file.follow, &file.codec, &file.position),
+            (true, &FileCodec::JsonLines, &PathBuf::from("/data/sources/log.json"))
+        );
+        let sources = read(
+            "[sources.log]\ntype = \"file\"\npath = \"a\"\nfollow = false\ncodec = \"csv\"\ncolumns = [\"time\"]\nposition_file = \"b\"",
+        );
+        let SourceKind::File(file) = &sources.unwrap()[0].source.kind.clone() else { panic!("a file") };
+        let columns = Some(vec!["time".to_owned()]);
+        assert_eq!((file.follow, &file.codec, &file.position), (false, &FileCodec::Csv { columns }, &PathBuf::from("b")));
+        assert!(read("[sources.log]\ntype = \"file\"").unwrap_err()[0].contains("`path`"));
+    }
+
+    #[test]
+    fn kafka_needs_brokers_and_topics_and_has_a_group_of_its_own() {
+        let sources = read(
+            "[sources.plant]\ntype = \"kafka\"\nbrokers = [\"localhost:9092\"]\ntopic = \"rows\"\noptions = { \"security.protocol\" = \"ssl\" }",
+        );
+        let SourceKind::Kafka(kafka) = &sources.unwrap()[0].source.kind.clone() else { panic!("Kafka") };
+        assert_eq!((&*kafka.options.group, kafka.options.start), ("lpbf-07-plant", KafkaStart::Earliest));
+        assert_eq!((&*kafka.options.topics, kafka.options.options.len()), (&["rows".to_owned()][..], 1));
+        let faults = read("[sources.plant]\ntype = \"kafka\"\nbrokers = [\"localhost\"]").unwrap_err();
+        assert!(
+            faults.iter().any(|fault| fault.contains("host:port")) && faults.iter().any(|fault| fault.contains("`topic`")),
+            "{faults:?}"
+        );
+    }
 }

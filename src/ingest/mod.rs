@@ -15,6 +15,8 @@
 mod backoff;
 mod broker;
 pub mod decode;
+mod file;
+mod kafka;
 mod mqtt;
 mod outlet;
 mod serial;
@@ -26,6 +28,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use broker::{BrokerConfig, BrokerError, start_broker};
 use decode::Decoded;
+pub use file::{FileCodec, FileConfig};
+pub use kafka::{KafkaConfig, KafkaOptions, KafkaStart};
 pub use mqtt::{MqttCodec, MqttConfig, MqttProtocol, MqttTls, MqttUrl, MqttUrlError, Qos, Subscription};
 pub use serial::{SerialCodec, SerialConfig};
 pub use status::{Counts, SourceState, SourceStatus};
@@ -90,6 +94,10 @@ pub enum SourceKind {
     Serial(SerialConfig),
     /// An MQTT broker.
     Mqtt(MqttConfig),
+    /// A Kafka topic.
+    Kafka(KafkaConfig),
+    /// A file of lines.
+    File(FileConfig),
 }
 
 /// Runs a source until `shutdown` turns true (its sender dropped counts as true) or the inbox closes. Returns once everything handed on is
@@ -99,6 +107,8 @@ pub async fn run(config: SourceConfig, inbox: mpsc::Sender<Parcel>, status: Arc<
     match kind {
         SourceKind::Serial(config) => serial::run(id, config, inbox, status, shutdown).await,
         SourceKind::Mqtt(config) => mqtt::run(id, config, inbox, status, shutdown).await,
+        SourceKind::Kafka(config) => kafka::run(id, config, inbox, status, shutdown).await,
+        SourceKind::File(config) => file::run(id, config, inbox, status, shutdown).await,
     }
 }
 

@@ -239,6 +239,36 @@ impl Batch {
         }
     }
 
+    /// Rows as a batch in the shape of `stream`: signals and tags by name, those that a row lacks without values.
+    pub fn of_rows(stream: &Arc<Stream>, rows: &[Row]) -> Self {
+        let mut batch = Self::new(Arc::clone(stream), "".into(), "".into(), Timestamp(0));
+        batch.seqs = Some(rows.iter().map(|row| row.seq.0).collect());
+        batch.first_seq = rows.first().map_or(Seq(0), |row| row.seq);
+        batch.time = rows.iter().map(|row| row.time.0).collect();
+        let nowhere = [f64::NAN; 3];
+        let axis = |axis: usize| rows.iter().map(|row| row.position.unwrap_or(nowhere)[axis]).collect();
+        if rows.iter().any(|row| row.position.is_some()) {
+            batch.positions = Some(Positions { x: axis(0), y: axis(1), z: axis(2) });
+        }
+        if rows.iter().any(|row| row.layer.is_some()) {
+            batch.layer = Some(rows.iter().map(|row| row.layer.unwrap_or(NO_LAYER)).collect());
+        }
+        batch.flags = Some(rows.iter().map(|row| row.flags).collect());
+        for (column, signal) in batch.signals.iter_mut().zip(&stream.signals) {
+            column.extend(rows.iter().map(|row| {
+                let at = row.stream.signals.iter().position(|known| known.name == signal.name);
+                at.and_then(|at| row.values[at]).unwrap_or(f64::NAN)
+            }));
+        }
+        for (column, tag) in batch.tags.iter_mut().zip(&stream.tags) {
+            for row in rows {
+                let at = row.stream.tags.iter().position(|known| known == tag);
+                column.push(at.and_then(|at| row.tags[at].as_deref()));
+            }
+        }
+        batch
+    }
+
     /// The same rows in the shape of `stream`: signals and tags by name, those it lacks without values.
     #[must_use]
     pub fn conformed(&self, stream: &Arc<Stream>) -> Self {

@@ -73,6 +73,7 @@ pub use duplicates::{Admitted, Duplicates};
 pub use counters::{Quantiles, StoreCounters, StoreStatus};
 pub use error::StoreError;
 pub use feed::Feed;
+pub use history::History;
 pub use queue::Waker;
 pub use reader::{Inventory, Reader, RowsPage, StoredResult};
 pub use retention::WhenFull;

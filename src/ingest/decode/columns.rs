@@ -153,9 +153,14 @@ pub(super) struct RowWriter<'o> {
     row: usize,
     time: TimeSeen,
     stream_named: bool,
-    had_positions: bool,
-    had_layer: bool,
-    had_origin: bool,
+    had: Had,
+}
+
+/// Which optional columns a batch had before a row.
+struct Had {
+    positions: bool,
+    layer: bool,
+    origin: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -167,8 +172,8 @@ enum TimeSeen {
 
 impl<'o> RowWriter<'o> {
     pub fn new(batch: &'o mut Batch) -> Self {
-        let (had_positions, had_layer, had_origin) = (batch.positions.is_some(), batch.layer.is_some(), batch.origin.is_some());
-        Self { row: batch.rows(), batch, time: TimeSeen::No, stream_named: false, had_positions, had_layer, had_origin }
+        let had = Had { positions: batch.positions.is_some(), layer: batch.layer.is_some(), origin: batch.origin.is_some() };
+        Self { row: batch.rows(), batch, time: TimeSeen::No, stream_named: false, had }
     }
 
     pub fn time(&mut self, ns: Option<i64>) -> Result<(), Reason> {
@@ -296,15 +301,17 @@ impl<'o> RowWriter<'o> {
         if let Some(flags) = &mut batch.flags {
             flags.truncate(rows);
         }
-        batch.positions = batch.positions.take().filter(|_| self.had_positions);
+        batch.positions = batch.positions.take().filter(|_| self.had.positions);
         if let Some(at) = &mut batch.positions {
-            [&mut at.x, &mut at.y, &mut at.z].into_iter().for_each(|axis| axis.truncate(rows));
+            for axis in [&mut at.x, &mut at.y, &mut at.z] {
+                axis.truncate(rows);
+            }
         }
-        batch.layer = batch.layer.take().filter(|_| self.had_layer);
+        batch.layer = batch.layer.take().filter(|_| self.had.layer);
         if let Some(layer) = &mut batch.layer {
             layer.truncate(rows);
         }
-        batch.origin = batch.origin.take().filter(|_| self.had_origin);
+        batch.origin = batch.origin.take().filter(|_| self.had.origin);
         if let Some(origin) = &mut batch.origin {
             origin.device.codes.truncate(rows);
             origin.boot.truncate(rows);
@@ -320,7 +327,7 @@ impl<'o> RowWriter<'o> {
             axis.resize(self.row + 1, f64::NAN);
             given += usize::from(!axis[self.row].is_nan());
         }
-        if given == 0 && !self.had_positions {
+        if given == 0 && !self.had.positions {
             self.batch.positions = None;
         }
         if given % 3 == 0 { Ok(()) } else { Err("of `x`, `y`, `z` only some are given: send all three or none".into()) }
@@ -330,7 +337,7 @@ impl<'o> RowWriter<'o> {
         let row = self.row;
         if let Some(layer) = &mut self.batch.layer {
             layer.resize(row + 1, NO_LAYER);
-            if !self.had_layer && layer[row] == NO_LAYER {
+            if !self.had.layer && layer[row] == NO_LAYER {
                 self.batch.layer = None;
             }
         }
@@ -339,7 +346,7 @@ impl<'o> RowWriter<'o> {
             origin.boot.resize(row + 1, None);
             origin.seq.resize(row + 1, None);
             let empty = origin.device.codes[row] == NO_TAG && origin.boot[row].is_none() && origin.seq[row].is_none();
-            if !self.had_origin && empty {
+            if !self.had.origin && empty {
                 self.batch.origin = None;
             }
         }

@@ -217,15 +217,12 @@ fn split(line: &str) -> Result<Cells<'_>, Reason> {
         if cells.len() == COLUMNS_MAX {
             return Err(format!("more than {COLUMNS_MAX} cells").into());
         }
-        let (cell, quoted, after) = match rest.strip_prefix('"') {
-            Some(inside) => {
-                let (cell, after) = quoted_cell(inside)?;
-                (cell, Quoted::Yes, after)
-            }
-            None => {
-                let end = rest.find(',').unwrap_or(rest.len());
-                (Cow::Borrowed(&rest[..end]), Quoted::No, &rest[end..])
-            }
+        let (cell, quoted, after) = if let Some(inside) = rest.strip_prefix('"') {
+            let (cell, after) = quoted_cell(inside)?;
+            (cell, Quoted::Yes, after)
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            (Cow::Borrowed(&rest[..end]), Quoted::No, &rest[end..])
         };
         cells.push((cell, quoted));
         match after.strip_prefix(',') {

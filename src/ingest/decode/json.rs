@@ -194,7 +194,7 @@ impl Object<'_> {
         let stream = &self.columns.stream;
         let value = cursor.value()?;
         match field {
-            Field::Signal(column) => writer.signal(column, number(value, || &stream.signals[column].name)?),
+            Field::Signal(column) => writer.signal(column, number(&value, || &stream.signals[column].name)?),
             Field::Tag(column) => writer.tag(column, text(&value, || &stream.tags[column])?),
             Field::Time => writer.time(match value {
                 Value::Text(text) => Some(time_from_text(&text)?),
@@ -202,7 +202,7 @@ impl Object<'_> {
                 Value::Null => None,
                 _ => return Err(wrong_type(&stream.time_field, "RFC 3339 text or an integer")),
             }),
-            Field::Axis(axis) => writer.axis(axis, number(value, || ["x", "y", "z"][axis])?),
+            Field::Axis(axis) => writer.axis(axis, number(&value, || ["x", "y", "z"][axis])?),
             Field::Layer => writer.layer(integer(&value, "layer")?),
             Field::Device => writer.device(text(&value, || "device")?),
             Field::Boot => writer.boot(integer(&value, "boot")?),
@@ -233,7 +233,7 @@ impl KeyOrder {
     }
 }
 
-fn number<'n>(value: Value, name: impl Fn() -> &'n str) -> Result<Option<f64>, Reason> {
+fn number<'n>(value: &Value, name: impl Fn() -> &'n str) -> Result<Option<f64>, Reason> {
     match value {
         // Infinite where the digits leave the range: the writer refuses that.
         Value::Number(digits) => Ok(digits.parse().ok()),

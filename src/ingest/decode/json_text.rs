@@ -124,8 +124,7 @@ impl<'a> Cursor<'a> {
                     }
                     continue;
                 }
-                b',' if depth == 0 => return true,
-                b']' | b'}' if depth == 0 => return true,
+                b',' | b']' | b'}' if depth == 0 => return true,
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth -= 1,
                 _ => {}

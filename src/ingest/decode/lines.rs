@@ -12,7 +12,7 @@ pub(super) struct Lines {
 }
 
 /// A line, without its end.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Line<'a> {
     Whole(&'a [u8]),
     /// Longer than [`LINE_BYTES_MAX`]; the beginning of it and its length.

@@ -34,7 +34,9 @@ pub struct MqttUrl {
 
 /// Text that is no broker's address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not the address of an MQTT broker: write mqtt://host:1883 or mqtts://host:8883 (user and password have keys of their own)")]
+#[error(
+    "`{0}` is not the address of an MQTT broker: write mqtt://host:1883 or mqtts://host:8883 (user and password have keys of their own)"
+)]
 pub struct MqttUrlError(pub String);
 
 impl FromStr for MqttUrl {

@@ -21,7 +21,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Unacknowledged messages that a version 5 broker may send; a version 3.1.1 broker has its own bound (20 in Mosquitto).
 const RECEIVE_MAX: u16 = 4096;
 /// Where Debian, Fedora and Alpine keep the certificate authorities they trust.
-const SYSTEM_AUTHORITIES: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+const SYSTEM_AUTHORITIES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 /// A version 5 broker keeps the session for ever; a version 3.1.1 broker always does.
 const SESSION_NEVER_EXPIRES: u32 = u32::MAX;
 
@@ -239,7 +240,8 @@ fn incoming_v5(packet: v5::Incoming) -> Incoming {
         }),
         v5::Incoming::PubRel(release) => Incoming::Released { packet_id: release.pkid },
         v5::Incoming::SubAck(ack) => {
-            let good = |code: &v5::mqttbytes::v5::SubscribeReasonCode| matches!(code, v5::mqttbytes::v5::SubscribeReasonCode::Success(_));
+            let good =
+                |code: &v5::mqttbytes::v5::SubscribeReasonCode| matches!(code, v5::mqttbytes::v5::SubscribeReasonCode::Success(_));
             refused(ack.return_codes.iter().filter(|code| !good(code)).count())
         }
         _ => Incoming::Other,
@@ -288,11 +290,15 @@ fn transport(config: &MqttConfig) -> Result<Transport, WireError> {
         return Ok(Transport::tcp());
     }
     let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| WireError { why: format!("cannot read {}: {error}", path.display()), unsolicited_release: None })
+        std::fs::read(path)
+            .map_err(|error| WireError { why: format!("cannot read {}: {error}", path.display()), unsolicited_release: None })
     };
     let system = || SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
     let Some(ca_file) = config.tls.ca_file.clone().or_else(system) else {
-        return Err(WireError { why: "no certificate authorities on this system: set `ca_file`".into(), unsolicited_release: None });
+        return Err(WireError {
+            why: "no certificate authorities on this system: set `ca_file`".into(),
+            unsolicited_release: None,
+        });
     };
     let client_auth = match &config.tls.client {
         Some((certificate, key)) => Some((read(certificate)?, read(key)?)),

@@ -60,7 +60,9 @@ impl BridgeLine {
         if !decoded.rejects.is_empty() {
             self.acknowledger.damaged();
         }
-        heard.iter().for_each(|rows| self.acknowledger.heard(rows));
+        for rows in &heard {
+            self.acknowledger.heard(rows);
+        }
         if !decoded.is_empty() {
             let started = Instant::now();
             outlet.hand_on(decoded, heard).await?;
@@ -105,7 +107,9 @@ impl BridgeLine {
     async fn finish(&mut self, mut to: WriteHalf<SerialStream>, line: &Line, outlet: &mut Outlet<Heard>) {
         let deadline = Outlet::<Heard>::drain_deadline();
         while let Some(receipts) = outlet.drain(deadline).await {
-            receipts.iter().for_each(|rows| self.acknowledger.synced(rows));
+            for rows in &receipts {
+                self.acknowledger.synced(rows);
+            }
         }
         // If this word does not get through, the device sends again, and the inbox knows its rows.
         let last_word = async {

@@ -1,0 +1,13 @@
+//! The whole appliance as its users run it: the `qadf-edge` process between a simulated machine on a real pseudo-terminal, real brokers and
+//! real databases. What is promised is looked for at the far ends, after crashes, outages, bad input and reloads.
+
+mod servers;
+
+#[path = "appliance/ends.rs"]
+mod ends;
+#[path = "appliance/plant.rs"]
+mod plant;
+#[path = "appliance/process.rs"]
+mod process;
+#[path = "appliance/whole.rs"]
+mod whole;
