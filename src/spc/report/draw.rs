@@ -25,8 +25,8 @@ const LEVEL: f64 = 0.3;
 const PAD: f64 = 0.1;
 /// Larger values are not drawn: differences of them are no numbers any more.
 const VALUE_MAX: f64 = 1e300;
-/// Points named for a rule.
-const NAMED_MAX: usize = 12;
+/// Runs of points named for a rule: the newest.
+const NAMED_MAX: usize = 6;
 /// Violating points of a multivariate chart whose contributions are written out: the newest.
 const CONTRIBUTIONS_MAX: usize = 5;
 
@@ -420,10 +420,7 @@ fn axis(scene: &mut Scene, across: &Across, points: &[SpcPoint], bottom: f64) ->
 fn rules(scene: &mut Scene, report: &ChartReport, top: f64) -> f64 {
     let mut y = top;
     for ((rule, half), indices) in fired(report) {
-        let named: Vec<String> = indices.iter().take(NAMED_MAX).map(u64::to_string).collect();
-        let more = indices.len().saturating_sub(NAMED_MAX);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let text = format!("{} {}{half}: {} - points {}{more}", rule.code(), rule.name(), rule.meaning(), named.join(", "));
+        let text = format!("{} {}{half}: {} - points {}", rule.code(), rule.name(), rule.meaning(), runs(&indices, NAMED_MAX));
         scene.text(text, [10.0, y + 8.0], Align::Left, VIOLATION);
         y += ROW;
     }
@@ -450,6 +447,22 @@ pub(super) fn fired(report: &ChartReport) -> BTreeMap<(Rule, &'static str), Vec<
         }
     }
     fired
+}
+
+/// `3, 5-9` for rising indices; of more than `max` runs the newest.
+pub(super) fn runs(indices: &[u64], max: usize) -> String {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for index in indices {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == *index => *last = *index,
+            _ => runs.push((*index, *index)),
+        }
+    }
+    let more = if runs.len() > max { "..., " } else { "" };
+    let newest = &runs[runs.len().saturating_sub(max)..];
+    let named: Vec<String> =
+        newest.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect();
+    format!("{more}{}", named.join(", "))
 }
 
 fn draw_capability(scene: &mut Scene, capability: &Capability, top: f64) -> f64 {
@@ -491,4 +504,18 @@ pub(super) fn capability_lines(capability: &Capability) -> Vec<String> {
             number(capability.ppm_expected)
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_are_named_as_runs_the_newest_last() {
+        for (indices, max, want) in
+            [(&[1_u64, 2, 3, 7, 9, 10][..], 9, "1-3, 7, 9-10"), (&[1, 3, 5, 7], 2, "..., 5, 7"), (&[], 3, ""), (&[0], 1, "0")]
+        {
+            assert_eq!(runs(indices, max), want);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     ChartReport,
-    draw::{capability_lines, fired},
+    draw::{capability_lines, fired, runs},
 };
 use crate::{model::SpcPoint, picture::shown};
 
@@ -19,9 +19,7 @@ pub fn terminal(reports: &[ChartReport], columns: usize) -> String {
         lines.extend(report.status.iter().chain(&report.warnings).map(|warning| format!("! {warning}")));
         plot(&mut lines, &report.points, columns.saturating_sub(MARGIN));
         for ((rule, half), indices) in fired(report) {
-            let named: Vec<String> = indices.iter().rev().take(8).rev().map(u64::to_string).collect();
-            let more = if indices.len() > 8 { "…, " } else { "" };
-            lines.push(format!("{}{half} at {more}{}: {}", rule.name(), named.join(", "), rule.meaning()));
+            lines.push(format!("{}{half} at {}: {}", rule.name(), runs(&indices, 4), rule.meaning()));
         }
         lines.extend(report.capability.iter().flat_map(capability_lines));
         lines.push(String::new());
