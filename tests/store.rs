@@ -4,6 +4,7 @@ mod store {
     mod appending;
     mod crash;
     mod fixture;
+    mod history;
     mod retention;
     mod sinks;
 }

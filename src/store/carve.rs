@@ -1,28 +1,47 @@
-//! Reads the rows of a table out of the raw pages of an SQLite file, without its index, header or schema.
+//! Reads rows out of the raw pages of an SQLite file, without its trees, header or schema.
 //!
-//! For what is left when the file cannot be read any more. Layout (SQLite file format, sections 1.6 and 4.1):
+//! For what is left when the file cannot be read any more. Layout (SQLite file format, sections 1.5, 1.6 and 4.1):
 //!
 //! ```text
-//! leaf page   0x0d, u16 first free block, u16 cells, u16 content, u8 fragments, u16 place of each cell   (page 1: after 100 bytes)
-//! cell        varint payload length, varint row id, payload; what is beyond the local part is in a chain of overflow pages
+//! page 1      100 bytes of header (u16 page size at 16, u32 first trunk of free pages at 32), then as any other
+//! page        kind, u16 first free block, u16 cells, u16 content, u8 fragments, [u32 right child], u16 place of each cell
+//! kind        0x0d leaf of a table, 0x0a leaf of an index, 0x02 inner page of an index
+//! cell        0x0d: varint payload length, varint row id, payload; 0x0a: length, payload; 0x02: u32 left child, length, payload
+//!             what is beyond the local part of a payload is in a chain of overflow pages
 //! overflow    u32 next page or 0, payload
 //! payload     varint header length, varint type of each column, values
-//! log         32 bytes header (u32 page size at 8), then frames: u32 page number, 20 bytes, page
+//! trunk       u32 next trunk or 0, u32 count, u32 each free page
+//! log         32 bytes header (u32 page size at 8, 8 bytes of salt at 16), then frames
+//! frame       u32 page number, u32 pages after the commit or 0, 8 bytes of salt, 8 bytes of checksum, page
 //! ```
-//! Integers are big endian. What is found may be old (a page that was freed) or torn: the caller checks every blob.
+//! Integers are big endian. Tables without row ids are indexes. Free pages are left out if the header can be read; if not, what is found
+//! may have been removed before. It may be torn: the caller checks everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-const LEAF: u8 = 0x0d;
+const TABLE_LEAF: u8 = 0x0d;
+const INDEX_LEAF: u8 = 0x0a;
+const INDEX_INNER: u8 = 0x02;
 const FILE_HEADER_BYTES: usize = 100;
 const LOG_HEADER_BYTES: u64 = 32;
 const FRAME_HEADER_BYTES: u64 = 24;
 /// No row of ours is longer.
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 const COLUMNS_MAX: usize = 32;
+
+/// A row or an entry of an index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The page it is on, from 1.
+    pub page: u32,
+    /// The row's id; `None` for an entry of an index.
+    pub id: Option<i64>,
+    /// Its columns; an `INTEGER PRIMARY KEY` is NULL here and in `id` instead.
+    pub values: Vec<Value>,
+}
 
 /// A column's value.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,40 +75,44 @@ impl Value {
 
 /// The pages of a file, with those of its log in front.
 pub struct Pages {
-    file: File,
+    file: Option<File>,
     log: Option<File>,
     /// Where in the log the latest version of a page is.
     logged: BTreeMap<u32, u64>,
+    free: BTreeSet<u32>,
     page_bytes: usize,
     pages: u32,
 }
 
 impl Pages {
-    /// Opens a file and its log, if there is one. `page_bytes` is taken if neither says.
+    /// Opens a file and its log, whichever is there. `page_bytes` is taken if neither says.
     ///
     /// # Errors
     /// Those of the operating system.
     pub fn open(path: &Path, log_path: &Path, page_bytes: u32) -> std::io::Result<Self> {
-        let file = File::open(path)?;
-        let log = File::open(log_path).ok();
+        let (file, log) = (File::open(path).ok(), File::open(log_path).ok());
         let stated = |file: Option<&File>, at: u64| {
             let mut bytes = [0; 4];
             file?.read_exact_at(&mut bytes, at).ok()?;
             Some(bytes)
         };
-        let in_file = stated(Some(&file), 16).map(|bytes| match u16::from_be_bytes([bytes[0], bytes[1]]) {
+        let in_file = stated(file.as_ref(), 16).map(|bytes| match u16::from_be_bytes([bytes[0], bytes[1]]) {
             1 => 65_536,
             size => u32::from(size),
         });
         let in_log = stated(log.as_ref(), 8).map(u32::from_be_bytes);
-        let page_bytes = [in_log, in_file, Some(page_bytes)].into_iter().flatten().find(|size| is_page_size(*size)).unwrap_or(4_096);
-        let mut pages =
-            Self { pages: (file.metadata()?.len() / u64::from(page_bytes)) as u32, file, log, logged: BTreeMap::new(), page_bytes: page_bytes as usize };
+        let stated = [in_log, in_file, Some(page_bytes)].into_iter().flatten().find(|size| is_page_size(*size));
+        let page_bytes = stated.unwrap_or(4_096) as usize;
+        let file_bytes = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
+        let pages = u32::try_from(file_bytes / page_bytes as u64).unwrap_or(u32::MAX);
+        let mut pages = Self { file, log, logged: BTreeMap::new(), free: BTreeSet::new(), page_bytes, pages };
         pages.index_log()?;
+        pages.list_free();
         Ok(pages)
     }
 
-    /// Frames of an older round of the log come after those of the newest, with other salts, and are left out.
+    /// Frames of an older round of the log come after those of the newest, with other salts; frames after the last commit were never
+    /// committed: both are left out.
     fn index_log(&mut self) -> std::io::Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
         let mut header = [0; LOG_HEADER_BYTES as usize];
@@ -97,59 +120,88 @@ impl Pages {
             return Ok(());
         }
         let frame_bytes = FRAME_HEADER_BYTES + self.page_bytes as u64;
+        let mut uncommitted = Vec::new();
         for at in (LOG_HEADER_BYTES..log.metadata()?.len()).step_by(frame_bytes as usize) {
             let mut frame = [0; FRAME_HEADER_BYTES as usize];
             if log.read_exact_at(&mut frame, at).is_err() || frame[8..16] != header[16..24] {
                 break;
             }
-            let page = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
-            self.logged.insert(page, at + FRAME_HEADER_BYTES);
+            let number = |place: usize| u32::from_be_bytes([frame[place], frame[place + 1], frame[place + 2], frame[place + 3]]);
+            uncommitted.push((number(0), at + FRAME_HEADER_BYTES));
+            if number(4) != 0 {
+                self.logged.extend(uncommitted.drain(..));
+            }
         }
-        self.pages = self.pages.max(self.logged.keys().next_back().copied().unwrap_or(0));
+        let last = self.logged.keys().next_back().copied().unwrap_or(0);
+        // A page number that was damaged does not make us read four thousand million pages.
+        let most = self.pages.saturating_add(u32::try_from(self.logged.len()).unwrap_or(u32::MAX));
+        self.pages = self.pages.max(last.min(most));
         Ok(())
+    }
+
+    /// Walks the free pages as far as they can be followed.
+    fn list_free(&mut self) {
+        let Some(header) = self.page(1).filter(|page| page.starts_with(b"SQLite format 3\0")) else { return };
+        let mut trunk = word(&header, 32).unwrap_or(0);
+        while trunk != 0 && self.free.insert(trunk) {
+            let Some(page) = self.page(trunk) else { return };
+            let count = word(&page, 4).unwrap_or(0) as usize;
+            self.free.extend((0..count).map_while(|place| word(&page, 8 + 4 * place)));
+            trunk = word(&page, 0).unwrap_or(0);
+        }
+    }
+
+    /// The bytes of file and log together.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.pages) * self.page_bytes as u64
     }
 
     /// The page numbered from 1.
     fn page(&self, number: u32) -> Option<Vec<u8>> {
         let mut bytes = vec![0; self.page_bytes];
-        let read = match (self.logged.get(&number), &self.log) {
-            (Some(at), Some(log)) => log.read_exact_at(&mut bytes, *at),
-            _ => self.file.read_exact_at(&mut bytes, u64::from(number.checked_sub(1)?) * self.page_bytes as u64),
+        let read = match (self.logged.get(&number), &self.log, &self.file) {
+            (Some(at), Some(log), _) => log.read_exact_at(&mut bytes, *at),
+            (_, _, Some(file)) => file.read_exact_at(&mut bytes, u64::from(number.checked_sub(1)?) * self.page_bytes as u64),
+            _ => return None,
         };
         read.ok().map(|()| bytes)
     }
 
-    /// Calls `found` with the row id and columns of every row in every leaf.
-    pub fn rows(&self, mut found: impl FnMut(i64, Vec<Value>)) {
-        for number in 1..=self.pages {
+    /// Calls `found` with everything on every page that can be read, in order of pages.
+    ///
+    /// # Errors
+    /// Those of `found`, at once.
+    pub fn each<E>(&self, mut found: impl FnMut(Found) -> Result<(), E>) -> Result<(), E> {
+        for number in (1..=self.pages).filter(|number| !self.free.contains(number)) {
             let Some(page) = self.page(number) else { continue };
             let start = if number == 1 { FILE_HEADER_BYTES } else { 0 };
-            if page.get(start) != Some(&LEAF) {
+            let Some(kind) = page.get(start).copied().filter(|kind| [TABLE_LEAF, INDEX_LEAF, INDEX_INNER].contains(kind)) else {
                 continue;
-            }
-            let cells = short(&page, start + 3).unwrap_or(0);
-            for cell in 0..cells {
-                let row = short(&page, start + 8 + 2 * cell).and_then(|at| self.cell(&page, at));
-                if let Some((id, values)) = row {
-                    found(id, values);
+            };
+            let places = start + if kind == INDEX_INNER { 12 } else { 8 };
+            for cell in 0..short(&page, start + 3).unwrap_or(0) {
+                let Some(at) = short(&page, places + 2 * cell) else { break };
+                if let Some((id, values)) = self.cell(kind, &page, at) {
+                    found(Found { page: number, id, values })?;
                 }
             }
         }
+        Ok(())
     }
 
-    fn cell(&self, page: &[u8], at: usize) -> Option<(i64, Vec<Value>)> {
-        let mut rest = page.get(at..)?;
+    fn cell(&self, kind: u8, page: &[u8], at: usize) -> Option<(Option<i64>, Vec<Value>)> {
+        let mut rest = page.get(at + if kind == INDEX_INNER { 4 } else { 0 }..)?;
         let length = usize::try_from(varint(&mut rest)?).ok().filter(|length| *length <= PAYLOAD_BYTES_MAX)?;
-        let id = varint(&mut rest)?;
-        let local = local_bytes(length, self.page_bytes);
+        let id = if kind == TABLE_LEAF { Some(varint(&mut rest)?) } else { None };
+        let local = local_bytes(length, self.page_bytes, kind);
         let mut payload = rest.get(..local)?.to_vec();
         if local < length {
-            let mut next = u32::from_be_bytes(rest.get(local..local + 4)?.try_into().ok()?);
+            let mut next = word(rest, local)?;
             while payload.len() < length {
                 let overflow = self.page(next).filter(|_| next != 0)?;
                 let take = (length - payload.len()).min(self.page_bytes - 4);
                 payload.extend_from_slice(&overflow[4..4 + take]);
-                next = u32::from_be_bytes(overflow[..4].try_into().ok()?);
+                next = word(&overflow, 0)?;
             }
         }
         Some((id, columns(&payload)?))
@@ -160,15 +212,19 @@ const fn is_page_size(size: u32) -> bool {
     size >= 512 && size <= 65_536 && size.is_power_of_two()
 }
 
-/// How much of a payload is in the leaf itself.
-fn local_bytes(length: usize, page_bytes: usize) -> usize {
-    let most = page_bytes - 35;
+/// How much of a payload is in the page itself.
+fn local_bytes(length: usize, page_bytes: usize, kind: u8) -> usize {
+    let most = if kind == TABLE_LEAF { page_bytes - 35 } else { (page_bytes - 12) * 64 / 255 - 23 };
     if length <= most {
         return length;
     }
     let least = (page_bytes - 12) * 32 / 255 - 23;
     let fitting = least + (length - least) % (page_bytes - 4);
     if fitting <= most { fitting } else { least }
+}
+
+fn word(page: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(page.get(at..at + 4)?.try_into().ok()?))
 }
 
 fn short(page: &[u8], at: usize) -> Option<usize> {
@@ -236,54 +292,110 @@ mod tests {
 
     use super::*;
 
+    const NUMBERS: [i64; 6] = [0, 1, -1, 300, i64::MAX, i64::MIN];
+    const SIZES: [usize; 6] = [0, 1, 400, 4_000, 70_000, 3];
+
+    fn all(path: &Path, page_bytes: u32) -> Vec<Found> {
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let mut all = Vec::new();
+        let pages = Pages::open(path, Path::new(&log), page_bytes).unwrap();
+        pages.each(|found| Ok::<_, ()>(all.push(found))).unwrap();
+        all
+    }
+
+    /// (id, number, size of the blob) of what looks like a row of ours.
+    fn ours(found: &[Found]) -> Vec<(Option<i64>, i64, usize)> {
+        let mut rows: Vec<_> = found
+            .iter()
+            .filter_map(|found| match &found.values[..] {
+                [_, Value::Integer(number), Value::Text(_), Value::Blob(blob)] => Some((found.id, *number, blob.len())),
+                _ => None,
+            })
+            .collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    fn expected(rowid: bool) -> Vec<(Option<i64>, i64, usize)> {
+        let mut rows: Vec<_> = (0..6).map(|row| (rowid.then_some(row as i64), NUMBERS[row], SIZES[row])).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    fn file(dir: &Path, page_bytes: u32, without: &str) -> (std::path::PathBuf, Connection) {
+        let path = dir.join("file");
+        let connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "page_size", page_bytes).unwrap();
+        connection.execute_batch(&format!("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b, c) {without}")).unwrap();
+        for (id, size) in SIZES.iter().enumerate() {
+            connection
+                .execute("INSERT INTO t VALUES (?1, ?2, ?3, ?4)", (id as i64, NUMBERS[id], "text", vec![7_u8; *size]))
+                .unwrap();
+        }
+        (path, connection)
+    }
+
     #[test]
     fn every_row_of_a_file_is_found_without_its_schema() {
-        for page_bytes in [512, 4_096, 65_536] {
+        for (page_bytes, without) in [(512, ""), (4_096, ""), (65_536, ""), (512, "WITHOUT ROWID"), (4_096, "WITHOUT ROWID")] {
             let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("file");
-            let connection = Connection::open(&path).unwrap();
-            connection.pragma_update(None, "page_size", page_bytes).unwrap();
-            connection.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b, c)").unwrap();
-            let sizes = [0, 1, 400, 4_000, 70_000, 3];
-            for (id, size) in sizes.iter().enumerate() {
-                let number = [0, 1, -1, 300, i64::MAX, i64::MIN][id];
-                connection.execute("INSERT INTO t VALUES (?1, ?2, ?3, ?4)", (id as i64, number, "text", vec![7_u8; *size])).unwrap();
-            }
+            let (path, connection) = file(dir.path(), page_bytes, without);
             drop(connection);
-            // The header is gone, and the page that says what tables there are.
-            let file = File::options().write(true).open(&path).unwrap();
-            file.write_all_at(&[0; 90], 0).unwrap();
-            let mut found = BTreeMap::new();
-            let pages = Pages::open(&path, &dir.path().join("none"), page_bytes).unwrap();
-            pages.rows(|id, values| {
-                if values.len() == 4 && values[3].blob().is_some() {
-                    found.insert(id, (values[1].integer().unwrap(), values[2].text().unwrap().to_owned(), values[3].blob().unwrap().len()));
-                }
-            });
-            let expected: BTreeMap<i64, _> = sizes
-                .iter()
-                .enumerate()
-                .map(|(id, size)| (id as i64, ([0, 1, -1, 300, i64::MAX, i64::MIN][id], "text".to_owned(), *size)))
-                .collect();
-            assert_eq!(found, expected, "pages of {page_bytes}");
+            // The header is gone, and so the page that says what tables there are.
+            File::options().write(true).open(&path).unwrap().write_all_at(&[0; 90], 0).unwrap();
+            assert_eq!(ours(&all(&path, page_bytes)), expected(without.is_empty()), "pages of {page_bytes} {without}");
         }
+    }
+
+    #[test]
+    fn what_is_only_in_the_log_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, connection) = file(dir.path(), 4_096, "");
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute("INSERT INTO t VALUES (9, 77, 'text', x'00')", []).unwrap();
+        let log = std::fs::read(dir.path().join("file-wal")).unwrap();
+        let found = ours(&all(&path, 4_096));
+        assert!(found.contains(&(Some(9), 77, 1)), "{found:?}");
+        // The same without the frame's mark of a commit.
+        let (other, log_path) = (dir.path().join("other"), dir.path().join("other-wal"));
+        std::fs::copy(&path, &other).unwrap();
+        let mut torn = log;
+        for frame in (LOG_HEADER_BYTES as usize..torn.len()).step_by(4_096 + FRAME_HEADER_BYTES as usize) {
+            torn[frame + 4..frame + 8].fill(0);
+        }
+        std::fs::write(log_path, torn).unwrap();
+        assert_eq!(ours(&all(&other, 4_096)), expected(true));
+    }
+
+    #[test]
+    fn what_was_removed_stays_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, connection) = file(dir.path(), 512, "");
+        connection.execute("DELETE FROM t", []).unwrap();
+        drop(connection);
+        assert_eq!(ours(&all(&path, 512)), []);
     }
 
     #[test]
     fn any_bytes_are_survived() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, log) = (dir.path().join("file"), dir.path().join("log"));
+        let (path, log) = (dir.path().join("file"), dir.path().join("file-wal"));
         let mut state = 1_u64;
         for round in 0..200 {
-            let bytes: Vec<u8> = (0..4_096)
+            let kinds = [TABLE_LEAF, INDEX_LEAF, INDEX_INNER];
+            let mut bytes: Vec<u8> = (0..4_096)
                 .map(|place| {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    if place % 512 == 0 { LEAF } else { (state >> 56) as u8 }
+                    if place % 512 == 0 { kinds[round % 3] } else { (state >> 56) as u8 }
                 })
                 .collect();
+            if round % 2 == 0 {
+                bytes[..16].copy_from_slice(b"SQLite format 3\0");
+            }
             std::fs::write(&path, &bytes).unwrap();
             std::fs::write(&log, &bytes[round..]).unwrap();
-            Pages::open(&path, &log, 512).unwrap().rows(|_, _| {});
+            all(&path, 512);
         }
     }
 }

@@ -39,6 +39,15 @@ pub fn write(connection: &Connection, checkpoint: &Checkpoint) -> Result<(), Sto
     set_meta(connection, "checkpoint", checkpoint.position.0 as i64)
 }
 
+/// Whether `sealed` is a part of this name with its checksum.
+pub fn is_sealed(name: &str, sealed: &[u8]) -> bool {
+    open(name, sealed).is_some()
+}
+
+fn open<'a>(name: &str, sealed: &'a [u8]) -> Option<&'a [u8]> {
+    sealed.split_last_chunk::<4>().filter(|(body, sum)| checksum(name, body).to_le_bytes() == **sum).map(|(body, _)| body)
+}
+
 /// The latest checkpoint with all its parts, by name; `None` if there is none.
 ///
 /// # Errors
@@ -54,8 +63,7 @@ pub fn read(connection: &Connection) -> Result<Option<Checkpoint>, StoreError> {
     while let Some(row) = rows.next()? {
         let name: String = row.get(0)?;
         let sealed = row.get_ref(1)?.as_blob()?;
-        let body = sealed.split_last_chunk::<4>().filter(|(body, sum)| checksum(&name, body).to_le_bytes() == **sum);
-        let Some((body, _)) = body else {
+        let Some(body) = open(&name, sealed) else {
             return Err(StoreError::Corrupt(format!("part `{name}` of the checkpoint does not match its checksum")));
         };
         parts.push((name, Some(body.to_vec())));

@@ -43,10 +43,8 @@ impl Reader {
     /// As the disk's.
     pub fn history(&self, stream: &str, from: Timestamp, to: Timestamp) -> Result<History, StoreError> {
         let connection = self.connection();
-        let number = connection.prepare_cached("SELECT number FROM streams WHERE id = ?1")?;
-        let number: Option<i64> = { number }.query_row([stream], |row| row.get(0)).optional()?;
         let mut history = History {
-            stream: number,
+            stream: None,
             from: from.0,
             to: to.0,
             spans: Vec::new(),
@@ -54,7 +52,11 @@ impl Reader {
             rows: BinaryHeap::new(),
             open: BTreeMap::new(),
         };
-        if let Some(number) = number {
+        // Of one moment: a tail that is written in between would put its records into both lists, or into none.
+        let moment = connection.unchecked_transaction()?;
+        let number = connection.prepare_cached("SELECT number FROM streams WHERE id = ?1")?.query_row([stream], |row| row.get(0));
+        history.stream = number.optional()?;
+        if let Some(number) = history.stream {
             let text = "SELECT time_min, record_first, record_last FROM spans WHERE stream = ?1 AND time_max >= ?2 AND time_min <= ?3 \
                         ORDER BY time_min DESC, record_first DESC";
             let mut statement = connection.prepare_cached(text)?;
@@ -62,6 +64,7 @@ impl Reader {
             history.spans = spans.collect::<Result<_, _>>()?;
             history.expand(connection, meta(connection, "tail_record")? + 1, i64::MAX)?;
         }
+        moment.finish()?;
         Ok(history)
     }
 }
