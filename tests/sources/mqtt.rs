@@ -69,6 +69,8 @@ fn config(url: &MqttUrl, protocol: MqttProtocol, qos: Qos) -> SourceKind {
 async fn publish(url: &MqttUrl, messages: &[(&str, String)]) {
     let mut options = MqttOptions::new("machine", &url.host, url.port);
     options.set_max_packet_size(1 << 20, 1 << 20);
+    // Mosquitto ends connections with more than 20 unanswered messages.
+    options.set_inflight(10);
     let (client, mut events) = AsyncClient::new(options, messages.len() + 1);
     for (topic, text) in messages {
         client.publish(*topic, QoS::ExactlyOnce, false, text.as_bytes()).await.unwrap();

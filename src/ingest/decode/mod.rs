@@ -17,6 +17,8 @@ mod json;
 mod json_lines;
 mod json_text;
 mod lines;
+mod protobuf;
+mod sparkplug;
 mod time;
 
 use std::{borrow::Cow, sync::Arc};
@@ -28,6 +30,7 @@ pub use columns::{Routes, RoutesError};
 pub use csv::Csv;
 pub use json::Json;
 pub use json_lines::JsonLines;
+pub use sparkplug::{Notice, Sparkplug, rebirth_request};
 pub use time::parse_time;
 
 /// Longest line of a stream codec; a longer one is rejected whole.

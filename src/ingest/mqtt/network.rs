@@ -170,8 +170,9 @@ fn take(
     }
 }
 
-/// Sends what is left to send.
+/// Sends what is left to send, and waits until the broker hangs up: it has read everything then, and the next connection of this client, which
+/// would make it throw away the rest, cannot overtake.
 async fn farewell(mut wire: Wire, acknowledger: &Acknowledger) {
-    let drive = async { while !matches!(wire.next().await, Ok(Incoming::Left) | Err(_)) {} };
+    let drive = async { while wire.next().await.is_ok() {} };
     tokio::join!(acknowledger.leave(), drive);
 }
