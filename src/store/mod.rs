@@ -33,7 +33,6 @@
 //! What is assumed of the medium: a sync that returned is kept; what was written after the last sync may be there, torn, reordered or
 //! missing, which the log's checksums tell. A sync that failed tells nothing: the process must end.
 
-mod carve;
 mod checkpoint;
 mod columns;
 mod command;
