@@ -28,7 +28,8 @@ const WINDOW: &str = "[[pipelines.windows]]\nid = \"w\"\ntype = \"tumbling\"\nsi
     aggregate = { n = \"count()\", mean = \"mean(intensity)\", min = \"min(intensity)\", max = \"max(intensity)\" }\n";
 const CHART: &str = "[[pipelines.charts]]\nid = \"c\"\ntype = \"xbar_r\"\nsignal = \"intensity\"\nsubgroup = { size = 5 }\n\
     limits = { baseline = 25 }\nrules = [\"nelson\"]\n";
-const GRID: &str = "[voxels.g]\nstream = \"s\"\nsignals = [\"intensity\"]\norigin = [0.0, 0.0, 0.0]\nsize = [250.0, 250.0, 60.0]\nvoxel = 0.5\n";
+const GRID: &str =
+    "[voxels.g]\nstream = \"s\"\nsignals = [\"intensity\"]\norigin = [0.0, 0.0, 0.0]\nsize = [250.0, 250.0, 60.0]\nvoxel = 0.5\n";
 
 fn batches(stream: &Arc<Stream>) -> Vec<Input> {
     (0..BATCHES)

@@ -128,8 +128,7 @@ impl Appliance {
         let api_listener = api::bind(config.http.api).await?;
         let metrics_listener = api::bind(config.http.metrics).await?;
         let local = |listener: &tokio::net::TcpListener, wanted| listener.local_addr().unwrap_or(wanted);
-        let (api_address, metrics_address) =
-            (local(&api_listener, config.http.api), local(&metrics_listener, config.http.metrics));
+        let (api_address, metrics_address) = (local(&api_listener, config.http.api), local(&metrics_listener, config.http.metrics));
         for entry in &mut config.sources {
             if let (Some(broker), SourceKind::Mqtt(mqtt)) = (entry.broker, &mut entry.source.kind) {
                 mqtt.url = start_broker(broker, brokers).await?;
@@ -320,10 +319,10 @@ impl Appliance {
         let _ = tokio::time::timeout(DRAIN_MAX, finish(&mut self.intakes)).await;
         let committed = self.store.as_ref().map_or(0, |store| store.counters().committed);
         self.shared.stop_after(committed);
-        if let Some(fold) = self.fold.take() {
-            if spawn_blocking(move || fold.join()).await.is_ok_and(|joined| joined.is_err()) {
-                tracing::error!("the engine's thread panicked; the next start goes on from its last checkpoint");
-            }
+        if let Some(fold) = self.fold.take()
+            && spawn_blocking(move || fold.join()).await.is_ok_and(|joined| joined.is_err())
+        {
+            tracing::error!("the engine's thread panicked; the next start goes on from its last checkpoint");
         }
         // The last look, with everything processed; also gives sinks the time of one round.
         tokio::time::sleep(publish::INTERVAL * 2).await;
@@ -369,9 +368,8 @@ struct Opened {
 
 async fn open(config: &Config) -> Result<Opened, StartError> {
     let settled = config.engine.clone();
-    let build = move || {
-        Engine::new(&settled, Emit::Changes, Clock::Arrivals).map_err(|error| StartError::Engine(error.to_string()))
-    };
+    let build =
+        move || Engine::new(&settled, Emit::Changes, Clock::Arrivals).map_err(|error| StartError::Engine(error.to_string()));
     let directory: PathBuf = config.appliance.data_dir.clone();
     let settings = StoreConfig {
         max_bytes: config.store.bytes_max,

@@ -122,7 +122,7 @@ fn every_row_has_what_its_status_asks_for() {
             }
             "planned" => check(&row, row.place == "planned" && row.test == "planned", "planned names nothing yet"),
             "not ours" => {
-                check(&row, !reason.is_empty() && row.place == "—" && row.test == "—", "not ours says why and names nothing")
+                check(&row, !reason.is_empty() && row.place == "—" && row.test == "—", "not ours says why and names nothing");
             }
             _ => check(&row, false, "no such status"),
         }

@@ -198,7 +198,7 @@ async fn what_is_refused_goes_to_the_dead_letters_and_the_rest_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_order_to_stop_ends_a_hanging_attempt_and_keeps_the_cursor() {
     let (far_end, backlog) = (FarEnd::with([Order::Deliver, Order::Hang]), Memory::of(100, 5));
-    let config = Config { attempt_within: Duration::from_secs(3600), ..config(Delivery::AtLeastOnce) };
+    let config = Config { attempt_within: Duration::from_hours(1), ..config(Delivery::AtLeastOnce) };
     let (stop, stopped) = watch::channel(false);
     let (_committed, announced) = watch::channel(backlog.head());
     let running = tokio::spawn(run(config, far_end.clone(), backlog.clone(), announced, Arc::default(), stopped));

@@ -1,5 +1,6 @@
 //! Charts and grids through the program: published data sets by `replay`, pictures by `spc report`, files by `voxel export`.
 
+use std::fmt::Write;
 use std::{
     fs,
     path::Path,
@@ -88,7 +89,8 @@ fn replay_says_of_published_data_what_the_library_says() {
         for row in 0..columns[0].len() {
             let time = Timestamp(row as i64 * 1_000_000_000);
             let y = columns.get(1).map_or(1.0, |column| column[row]);
-            rows.push_str(&format!("{{\"time\":\"{time}\",\"value\":{},\"size\":{y}}}\n", columns[0][row]));
+            let value = columns[0][row];
+            writeln!(rows, "{{\"time\":\"{time}\",\"value\":{value},\"size\":{y}}}").unwrap();
         }
         fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
         let printed = good(&["replay", "-c", "a.toml", "--input", "rows.jsonl"], folder.path());

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 /// Longer than anything here may take on a busy machine; reached only when something is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running source and the test's end of its inbox.
 struct Running {

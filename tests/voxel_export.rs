@@ -47,7 +47,8 @@ fn written(write: impl FnOnce(&mut Cursor<Vec<u8>>) -> Result<(), ExportError>) 
 
 /// NaN and the same bits are equal.
 fn same(left: &[f64], right: &[f64]) {
-    let bits = |values: &[f64]| values.iter().map(|value| if value.is_nan() { None } else { Some(value.to_bits()) }).collect::<Vec<_>>();
+    let bits =
+        |values: &[f64]| values.iter().map(|value| if value.is_nan() { None } else { Some(value.to_bits()) }).collect::<Vec<_>>();
     assert_eq!(bits(left), bits(right), "{left:?} {right:?}");
 }
 

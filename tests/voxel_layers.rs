@@ -171,7 +171,9 @@ fn finished_layers_leave_memory_and_stay_readable() {
     assert!(bounded.layer(0).unwrap().is_evicted && bounded.get([3, 3, 0], 0).is_none());
     let mut reloaded = Grid::restore(bounded.config().clone(), stream(), bounded.snapshot()).unwrap();
     store.iter().for_each(|(key, bytes)| reloaded.restore_tile(*key, bytes).unwrap());
-    let exact = |grid: &Grid| grid.voxels(0).map(|(index, stats)| (index, stats.count, stats.min, stats.max, stats.last)).collect::<Vec<_>>();
+    let exact = |grid: &Grid| {
+        grid.voxels(0).map(|(index, stats)| (index, stats.count, stats.min, stats.max, stats.last)).collect::<Vec<_>>()
+    };
     assert_eq!(exact(&reloaded), exact(&free));
     assert_eq!(reloaded.get([3, 3, 0], 0).unwrap().count, 11);
     let (mean, wanted) = (reloaded.get([3, 3, 0], 0).unwrap().mean, 1000.0 / 11.0);

@@ -169,12 +169,8 @@ fn rows_are_assigned_to_the_windows_of_flink_and_beam() {
             windows.push(&rows(1, &[(Some("k"), int(&expected[0]) * scale, 1.0)]), 0..1, Timestamp::MIN, &mut out);
             windows.finish(&mut out);
             let got: Vec<(i64, i64)> = bounds(&out);
-            let wanted: Vec<(i64, i64)> = expected[1]
-                .as_array()
-                .expect("a list")
-                .iter()
-                .map(|pair| (int(&pair[0]) * scale, int(&pair[1]) * scale))
-                .collect();
+            let wanted: Vec<(i64, i64)> =
+                expected[1].as_array().expect("a list").iter().map(|pair| (int(&pair[0]) * scale, int(&pair[1]) * scale)).collect();
             assert_eq!(got, wanted, "{} at {}", case["name"], expected[0]);
         }
     }
@@ -202,8 +198,21 @@ fn windows_of(out: &[Output]) -> Vec<&qadf_edge::model::WindowResult> {
 #[test]
 fn every_aggregate_says_what_it_means() {
     let texts = [
-        "count()", "count(v)", "sum(v)", "mean(v)", "min(v)", "max(v)", "stddev(v)", "variance(v)", "first(v)", "last(v)",
-        "range(v)", "quantile(v, 0.5)", "distinct(v)", "distinct(part)", "count(part)",
+        "count()",
+        "count(v)",
+        "sum(v)",
+        "mean(v)",
+        "min(v)",
+        "max(v)",
+        "stddev(v)",
+        "variance(v)",
+        "first(v)",
+        "last(v)",
+        "range(v)",
+        "quantile(v, 0.5)",
+        "distinct(v)",
+        "distinct(part)",
+        "count(part)",
     ];
     let named: Vec<(&str, &str)> = texts.iter().map(|text| (*text, *text)).collect();
     let mut config = config(WindowKind::Tumbling { size_ns: 100, calendar_days: None }, &named);
@@ -350,8 +359,7 @@ fn sessions_are_cut_exactly_at_their_longest_duration() {
 
 #[test]
 fn rows_exactly_a_gap_apart_are_one_session() {
-    let mut windows =
-        operator(config(WindowKind::Session { gap_ns: 10, max_duration_ns: None }, &[("n", "count()")]));
+    let mut windows = operator(config(WindowKind::Session { gap_ns: 10, max_duration_ns: None }, &[("n", "count()")]));
     let mut out = Vec::new();
     windows.push(&rows(1, &[(Some("k"), 0, 1.0), (Some("k"), 10, 1.0), (Some("k"), 21, 1.0)]), 0..3, Timestamp::MIN, &mut out);
     windows.finish(&mut out);
@@ -407,7 +415,8 @@ fn the_ends_of_time_are_windows_like_others() {
     ] {
         let mut windows = operator(config(kind, &[("n", "count()")]));
         let mut out = Vec::new();
-        let sample = [(None, i64::MIN, 1.0), (None, i64::MIN + 1, 1.0), (None, i64::MAX - 1, 1.0), (None, 0, 1.0), (None, i64::MAX, 1.0)];
+        let sample =
+            [(None, i64::MIN, 1.0), (None, i64::MIN + 1, 1.0), (None, i64::MAX - 1, 1.0), (None, 0, 1.0), (None, i64::MAX, 1.0)];
         windows.push(&rows(1, &sample), 0..5, Timestamp::MIN, &mut out);
         windows.finish(&mut out);
         assert!(windows_of(&out).iter().all(|window| window.start < window.end), "{:?}", bounds(&out));

@@ -78,11 +78,11 @@ fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
 
 async fn ask(handle: &Handle, act: Act) -> Result<Vec<u8>, Problem> {
     let (reply, answer) = oneshot::channel();
-    let busy = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the appliance is stopping or overloaded; try again");
-    handle.requests.try_send(Request { act, reply }).map_err(|_| busy(()))?;
+    let busy = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the appliance is stopping or overloaded; try again");
+    handle.requests.try_send(Request { act, reply }).map_err(|_| busy())?;
     match tokio::time::timeout(ANSWER_MAX, answer).await {
         Ok(Ok(answer)) => answer.map_err(Problem::from),
-        Ok(Err(_)) => Err(busy(())),
+        Ok(Err(_)) => Err(busy()),
         Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no answer in time; try a smaller range")),
     }
 }

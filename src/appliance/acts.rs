@@ -26,7 +26,7 @@ use crate::{
         decode::{Context, Decoded, Json, JsonLines, Routes},
     },
     model::{Batch, Row, Stream},
-    spc::ChartView,
+    spc::{ChartOperator, ChartView},
     status::{Acknowledgement, SourceRows},
     store::{Store, StoreError},
 };
@@ -277,14 +277,14 @@ impl Fold {
             (None, None) => lane.grid.states(),
         };
         if let (Some(layer), Some(_)) = (layer, since) {
-            voxels.retain(|voxel| i64::from(voxel.index[2]) == i64::from(layer));
+            voxels.retain(|voxel| voxel.index[2] == i64::from(layer));
         }
         to_bytes(&json!({"grid": grid, "version": lane.grid.version(), "voxels": voxels}))
     }
 
     fn chart(&self, id: &str) -> Answer {
         let charts = self.engine.pipelines().iter().flat_map(|pipeline| &pipeline.charts);
-        let views: Vec<ChartView> = charts.filter(|chart| **chart.id() == *id).flat_map(|chart| chart.views()).collect();
+        let views: Vec<ChartView> = charts.filter(|chart| **chart.id() == *id).flat_map(ChartOperator::views).collect();
         if views.is_empty() && !self.engine.pipelines().iter().any(|one| one.charts.iter().any(|chart| **chart.id() == *id)) {
             return Err(Refusal::NotFound(format!("there is no chart `{id}`")));
         }

@@ -305,7 +305,7 @@ impl Fold {
             self.record = committed.record;
             rows.push((committed.decoded_at, committed.rows));
             if committed.record > self.answered_before {
-                letters.extend(self.step.rejected.drain(..).map(dead_letter));
+                letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
             } else {
                 self.step.rejected.clear();
             }
@@ -423,7 +423,7 @@ fn event(output: &StepOutput) -> Arc<Event> {
     Arc::new(Event { id: output.id.clone(), kind: output.kind.to_owned(), json })
 }
 
-fn dead_letter(rejected: Rejected) -> DeadLetter {
+fn dead_letter(rejected: &Rejected) -> DeadLetter {
     DeadLetter {
         source: format!("checkpoint {}", rejected.checkpoint).into(),
         partition: Arc::clone(&rejected.pipeline),

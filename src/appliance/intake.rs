@@ -88,7 +88,13 @@ impl Intake {
         }
     }
 
-    async fn append(&self, input: Option<Input>, dead_letters: Vec<DeadLetter>, decoded_at: Instant, pending: &Arc<Mutex<Pending>>) {
+    async fn append(
+        &self,
+        input: Option<Input>,
+        dead_letters: Vec<DeadLetter>,
+        decoded_at: Instant,
+        pending: &Arc<Mutex<Pending>>,
+    ) {
         let (pending, committed) = (Arc::clone(pending), Arc::clone(&self.committed));
         let on_synced = move |outcome: Result<store::Accepted, StoreError>| {
             if let Ok(accepted) = &outcome {

@@ -46,7 +46,7 @@ const PERIOD_NS: i64 = 100_000;
 /// Parcels under way.
 const UNDER_WAY_MAX: usize = 256;
 /// How long the engine may take for what is left.
-const CATCH_UP_MAX: Duration = Duration::from_secs(120);
+const CATCH_UP_MAX: Duration = Duration::from_mins(2);
 
 /// Runs it.
 ///
@@ -94,9 +94,8 @@ voxel = 0.5
 "#
         );
     }
-    let mut config = config::parse(&text).map_err(|faults| {
-        Failure::Failed(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
+    let mut config = config::parse(&text)
+        .map_err(|faults| Failure::Failed(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     config.appliance.data_dir = folder.join("data");
     config.http.api = super::free_port(config.http.api);
     config.http.metrics = super::free_port(config.http.metrics);

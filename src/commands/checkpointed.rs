@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use super::{Failure, load};
 use crate::{
-    config::Config,
     engine::{Clock, Emit, Engine, Parts},
     store::Reader,
 };
@@ -17,10 +16,8 @@ pub struct Place {
     config: PathBuf,
 }
 
-/// The configuration, its store and the engine at the last checkpoint.
+/// The store and the engine at the last checkpoint.
 pub struct Checkpointed {
-    /// The checked configuration.
-    pub config: Config,
     /// The store, open for reading.
     pub reader: Reader,
     /// What the checkpoint holds of the wanted parts.
@@ -48,5 +45,5 @@ pub fn read(place: &Place, wanted: impl Fn(&str) -> bool) -> Result<Checkpointed
     for what in engine.restore(parts).map_err(Failure::failed)? {
         eprintln!("left out of the checkpoint: {what}");
     }
-    Ok(Checkpointed { config, reader, engine })
+    Ok(Checkpointed { reader, engine })
 }

@@ -133,7 +133,8 @@ impl Replay {
                 .filter(|(other, _)| *other != at)
                 .filter_map(|(other, tape)| Some((tape.head()?, other)))
                 .min();
-            let Some(input) = tapes[at].take(until.map(|(time, other)| if other < at { time } else { time.saturating_add(1) })) else {
+            let Some(input) = tapes[at].take(until.map(|(time, other)| if other < at { time } else { time.saturating_add(1) }))
+            else {
                 continue;
             };
             let input = match input {
@@ -307,9 +308,7 @@ impl Tape {
             other => return Some(other),
         };
         let rows = batch.rows();
-        let end = until.map_or(rows, |until| {
-            (self.taken + 1..rows).find(|row| batch.time[*row] >= until).unwrap_or(rows)
-        });
+        let end = until.map_or(rows, |until| (self.taken + 1..rows).find(|row| batch.time[*row] >= until).unwrap_or(rows));
         let whole = self.taken == 0 && end == rows;
         let input = if whole { Input::Batch(Arc::clone(&batch)) } else { Input::Batch(Arc::new(part(&batch, self.taken, end))) };
         self.taken = 0;
@@ -330,10 +329,10 @@ fn earliest(tapes: &mut [Tape]) -> Result<Option<usize>, Failure> {
     let mut first: Option<(i64, usize)> = None;
     for (at, tape) in tapes.iter_mut().enumerate() {
         tape.fill()?;
-        if let Some(time) = tape.head() {
-            if first.is_none_or(|(best, _)| time < best) {
-                first = Some((time, at));
-            }
+        if let Some(time) = tape.head()
+            && first.is_none_or(|(best, _)| time < best)
+        {
+            first = Some((time, at));
         }
     }
     Ok(first.map(|(_, at)| at))

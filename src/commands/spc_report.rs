@@ -118,7 +118,7 @@ fn from_store(collector: &mut Collector, arguments: &Arguments) -> Result<(), Fa
     }
     for pipeline in charted {
         for chart in pipeline.charts.iter().filter(|chart| **chart.id() == *arguments.chart) {
-            chart.views().for_each(|view| collector.view(&pipeline.id, view));
+            chart.views().for_each(|view| collector.view(&pipeline.id, &view));
         }
     }
     Ok(())

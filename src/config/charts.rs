@@ -10,8 +10,28 @@ use crate::{
 
 /// Every key a chart knows, so that an unknown one gets its place and a suggestion.
 const KEYS: [&str; 22] = [
-    "id", "type", "signal", "signals", "subgroup", "limits", "estimator", "width", "lambda", "variance", "k", "h", "head_start", "span",
-    "size", "alpha", "ucl", "nominal", "rules", "spec", "group_by", "conventions",
+    "id",
+    "type",
+    "signal",
+    "signals",
+    "subgroup",
+    "limits",
+    "estimator",
+    "width",
+    "lambda",
+    "variance",
+    "k",
+    "h",
+    "head_start",
+    "span",
+    "size",
+    "alpha",
+    "ucl",
+    "nominal",
+    "rules",
+    "spec",
+    "group_by",
+    "conventions",
 ];
 
 /// Reads one chart over rows of `stream`.
@@ -38,7 +58,9 @@ pub fn read(value: &Value<'_>, stream: &Stream) -> Option<ChartConfig> {
         Ok(config) => check_names(&section, config, stream),
         Err(faults) => {
             for fault in faults {
-                section.faults.add(&place(&section, &fault.key), format!("chart `{}`, `{}`: {}", fault.chart, fault.key, fault.message));
+                section
+                    .faults
+                    .add(&place(&section, &fault.key), format!("chart `{}`, `{}`: {}", fault.chart, fault.key, fault.message));
             }
             None
         }

@@ -317,8 +317,11 @@ fn checkpoint(section: &Section<'_>, stream: &Stream, used: &mut BTreeSet<String
         section.fault_at("name", format!("`{name}` is used twice: give each checkpoint its own name"));
     }
     let check = section.required("check").and_then(|value| expression(&value, stream, Type::Bool));
-    let on_fail =
-        section.choice_or("on_fail", &[("alert", OnFail::Alert), ("flag", OnFail::Flag), ("reject", OnFail::Reject)], OnFail::Alert);
+    let on_fail = section.choice_or(
+        "on_fail",
+        &[("alert", OnFail::Alert), ("flag", OnFail::Flag), ("reject", OnFail::Reject)],
+        OnFail::Alert,
+    );
     let severity = section.choice_or("severity", &SEVERITIES, Severity::High);
     section.finish();
     Some(CheckpointConfig { name: name?.as_str().into(), check: check?, on_fail, severity })

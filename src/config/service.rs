@@ -184,11 +184,13 @@ pub fn http(root: &Section<'_>) -> HttpSection {
         let default = SocketAddr::from(([127, 0, 0, 1], port));
         section.map_or(default, |section| address(section, default))
     };
-    let http = HttpSection { api: listen(api.as_ref(), 8080), metrics: listen(metrics.as_ref(), 9090), token: token.map(Into::into) };
-    if let Some(section) = &api {
-        if !http.api.ip().is_loopback() && http.token.is_none() {
-            section.fault_at("listen", "off loopback the API needs a token: set `token_file`, or listen on 127.0.0.1");
-        }
+    let http =
+        HttpSection { api: listen(api.as_ref(), 8080), metrics: listen(metrics.as_ref(), 9090), token: token.map(Into::into) };
+    if let Some(section) = &api
+        && !http.api.ip().is_loopback()
+        && http.token.is_none()
+    {
+        section.fault_at("listen", "off loopback the API needs a token: set `token_file`, or listen on 127.0.0.1");
     }
     http
 }

@@ -92,7 +92,13 @@ fn url(section: &Section<'_>, default: &str, schemes: &[&str]) -> Option<String>
 
 fn percent(text: &str) -> String {
     text.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
         .collect()
 }
 
@@ -115,11 +121,8 @@ fn mongo(section: &Section<'_>, limits: &mut ReadLimits) -> Option<Settings> {
 }
 
 fn kafka(section: &Section<'_>) -> Option<Settings> {
-    let deliveries = [
-        ("at_most_once", Delivery::AtMostOnce),
-        ("at_least_once", Delivery::AtLeastOnce),
-        ("exactly_once", Delivery::ExactlyOnce),
-    ];
+    let deliveries =
+        [("at_most_once", Delivery::AtMostOnce), ("at_least_once", Delivery::AtLeastOnce), ("exactly_once", Delivery::ExactlyOnce)];
     let delivery = section.choice_or("delivery", &deliveries, Delivery::ExactlyOnce);
     let brokers: Vec<String> = if section.has("brokers") {
         section.strings("brokers").into_iter().map(|broker| broker.value).collect()

@@ -66,12 +66,8 @@ fn check_name(section: &Section<'_>, name: &At<String>, used: &mut BTreeSet<Stri
 
 fn time(section: &Section<'_>) -> (String, TimeUnit, MissingTime) {
     let Some(time) = section.section("time") else { return ("time".into(), TimeUnit::default(), MissingTime::default()) };
-    let units = [
-        ("ns", TimeUnit::Nanoseconds),
-        ("us", TimeUnit::Microseconds),
-        ("ms", TimeUnit::Milliseconds),
-        ("s", TimeUnit::Seconds),
-    ];
+    let units =
+        [("ns", TimeUnit::Nanoseconds), ("us", TimeUnit::Microseconds), ("ms", TimeUnit::Milliseconds), ("s", TimeUnit::Seconds)];
     let missing = [("reject", MissingTime::Reject), ("arrival", MissingTime::Arrival)];
     (
         time.string_or("field", "time"),

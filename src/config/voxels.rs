@@ -91,9 +91,9 @@ fn layer_by(section: &Section<'_>) -> LayerBy {
     if value.is_string() {
         return value.choice(&[("z", LayerBy::Z), ("number", LayerBy::Number { first: 0 })]).unwrap_or_default();
     }
-    value
-        .section()
-        .map_or(LayerBy::Z, |table| LayerBy::Number { first: table.integer_or("first", 0, i64::from(i32::MIN) + 1..1 << 31) as i32 })
+    value.section().map_or(LayerBy::Z, |table| LayerBy::Number {
+        first: table.integer_or("first", 0, i64::from(i32::MIN) + 1..1 << 31) as i32,
+    })
 }
 
 fn transform(section: &Section<'_>) -> Option<Transform> {

@@ -305,21 +305,18 @@ impl Accumulator {
                 *sum = total;
                 *count += other_count;
             }
-            (Self::Moments(count, mean, m2), Self::Moments(other_count, other_mean, other_m2)) => {
-                if *other_count > 0 {
-                    let total = *count + other_count;
-                    let delta = other_mean - *mean;
-                    let share = *other_count as f64 / total as f64;
-                    *m2 += other_m2 + delta * delta * *count as f64 * share;
-                    *mean += delta * share;
-                    *count = total;
-                }
+            (Self::Moments(count, mean, m2), Self::Moments(other_count, other_mean, other_m2)) if *other_count > 0 => {
+                let total = *count + other_count;
+                let delta = other_mean - *mean;
+                let share = *other_count as f64 / total as f64;
+                *m2 += other_m2 + delta * delta * *count as f64 * share;
+                *mean += delta * share;
+                *count = total;
             }
             (Self::Extremes(min, max), Self::Extremes(other_min, other_max)) => {
                 *min = min.min(*other_min);
                 *max = max.max(*other_max);
             }
-            (Self::First(_) | Self::Last(_), Self::First(None) | Self::Last(None)) => {}
             (
                 accumulator @ (Self::First(_) | Self::Last(_)),
                 Self::First(Some((time, seq, value))) | Self::Last(Some((time, seq, value))),

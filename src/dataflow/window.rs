@@ -157,25 +157,26 @@ fn civil(zone: &TimeZone, size_ns: i64, offset_ns: i64, time: i64) -> Option<(i6
     let of = |jump: &jiff::tz::TimeZoneTransition<'_>| i64::from(jump.offset().seconds()) * 1_000_000_000;
     let mut start = time - clock.since_bound(time);
     let until_now = at.checked_add(SignedDuration::from_nanos(1)).ok()?;
-    if let Some((jump, moment)) = zone.preceding(until_now).next().and_then(|jump| Some((instant(&jump)?, jump))) {
-        if start < jump {
-            let before = moment.timestamp().checked_sub(SignedDuration::from_nanos(1)).ok()?;
-            let old = Clock { zone_ns: i64::from(zone.to_offset(before).seconds()) * 1_000_000_000, ..clock };
-            start = jump - old.since_bound(jump);
-        }
+    if let Some((jump, moment)) = zone.preceding(until_now).next().and_then(|jump| Some((instant(&jump)?, jump)))
+        && start < jump
+    {
+        let before = moment.timestamp().checked_sub(SignedDuration::from_nanos(1)).ok()?;
+        let old = Clock { zone_ns: i64::from(zone.to_offset(before).seconds()) * 1_000_000_000, ..clock };
+        start = jump - old.since_bound(jump);
     }
     let mut end = time + clock.until_bound(time);
-    if let Some((jump, zone_ns)) = zone.following(at).next().and_then(|jump| Some((instant(&jump)?, of(&jump)))) {
-        if end > jump {
-            let new = Clock { zone_ns, ..clock };
-            end = if new.since_bound(jump) == 0 { jump } else { jump + new.until_bound(jump) };
-        }
+    if let Some((jump, zone_ns)) = zone.following(at).next().and_then(|jump| Some((instant(&jump)?, of(&jump))))
+        && end > jump
+    {
+        let new = Clock { zone_ns, ..clock };
+        end = if new.since_bound(jump) == 0 { jump } else { jump + new.until_bound(jump) };
     }
     Some((start, end))
 }
 
 /// A wall clock between two jumps of its zone's offset.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "all have the same unit, and it is said")]
 struct Clock {
     zone_ns: i64,
     size_ns: i64,

@@ -153,17 +153,17 @@ impl Engine {
             }
         }
         for join in &mut pipeline.joins {
-            if let Some(state) = states.joins.remove(&join.config().id) {
-                if let Err(error) = join.restore(&state) {
-                    left_out.push(error.to_string());
-                }
+            if let Some(state) = states.joins.remove(&join.config().id)
+                && let Err(error) = join.restore(&state)
+            {
+                left_out.push(error.to_string());
             }
         }
         for pattern in &mut pipeline.patterns {
-            if let Some(state) = states.patterns.remove(&pattern.config().id) {
-                if let Err(error) = pattern.restore(&state) {
-                    left_out.push(error.to_string());
-                }
+            if let Some(state) = states.patterns.remove(&pattern.config().id)
+                && let Err(error) = pattern.restore(&state)
+            {
+                left_out.push(error.to_string());
             }
         }
         for chart in &mut pipeline.charts {

@@ -181,6 +181,7 @@ mod tests {
         (Outlet::new("s".into(), sender, Arc::clone(&status)), receiver, status)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is an answer")]
     fn all(parcel: &Parcel) -> Answer {
         Ok(Accepted { rows: parcel.decoded.rows(), ..Accepted::default() })
     }

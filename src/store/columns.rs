@@ -164,10 +164,10 @@ pub fn put_numbers(out: &mut Vec<u8>, values: &[f64]) {
         out.push(0);
         return out.extend_from_slice(&first.to_bits().to_le_bytes());
     }
-    if values.iter().any(is_none) {
+    if values.iter().copied().any(is_none) {
         out.push(5);
-        put_integers(out, &values.iter().map(|value| i64::from(!is_none(value))).collect::<Vec<_>>());
-        return put_numbers(out, &values.iter().filter(|value| !is_none(value)).copied().collect::<Vec<_>>());
+        put_integers(out, &values.iter().map(|value| i64::from(!is_none(*value))).collect::<Vec<_>>());
+        return put_numbers(out, &values.iter().copied().filter(|value| !is_none(*value)).collect::<Vec<_>>());
     }
     if let Some((exponent, integers)) = decimal(values) {
         out.extend_from_slice(&[2, exponent as u8]);
@@ -207,7 +207,7 @@ pub fn take_numbers(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<f64>, D
 }
 
 /// Whether a value is the one that stands for no value.
-fn is_none(value: &f64) -> bool {
+fn is_none(value: f64) -> bool {
     value.to_bits() == f64::NAN.to_bits()
 }
 
@@ -237,10 +237,10 @@ fn decimal(values: &[f64]) -> Option<(usize, Vec<i64>)> {
     for value in values.iter().take(8) {
         least = (least..POWERS_OF_TEN.len()).find(|exponent| scaled(*value, POWERS_OF_TEN[*exponent]).is_some())?;
     }
-    'next: for exponent in least..POWERS_OF_TEN.len() {
+    'next: for (exponent, power) in POWERS_OF_TEN.iter().enumerate().skip(least) {
         let mut integers = Vec::with_capacity(values.len());
         for value in values {
-            match scaled(*value, POWERS_OF_TEN[exponent]) {
+            match scaled(*value, *power) {
                 Some(k) => integers.push(k),
                 // Far into the column another power is not worth a second pass over all of it.
                 None if integers.len() > 64 => return None,

@@ -168,7 +168,7 @@ impl Committer {
                 self.answer(group, outcomes, started);
                 Ok(())
             }
-            Err(error) => self.roll_back(group, error),
+            Err(error) => self.roll_back(group, &error),
         }
     }
 
@@ -434,7 +434,7 @@ impl Committer {
     }
 
     /// The transaction failed: brings the memory back in line, and says no to those who can wait.
-    fn roll_back(&mut self, group: Vec<Command>, error: StoreError) -> Result<(), StoreError> {
+    fn roll_back(&mut self, group: Vec<Command>, error: &StoreError) -> Result<(), StoreError> {
         self.fresh.clear();
         self.joining = None;
         let reloaded = match error {
@@ -451,7 +451,7 @@ impl Committer {
             other => StoreStatus::Degraded(other.to_string()),
         };
         self.shared.live().counters.status = status;
-        self.keep(group, &error);
+        self.keep(group, error);
         Ok(())
     }
 
@@ -495,7 +495,7 @@ impl Committer {
                 }
                 Ok(())
             }
-            Err(error) => self.roll_back(Vec::new(), error),
+            Err(error) => self.roll_back(Vec::new(), &error),
         }
     }
 

@@ -13,7 +13,7 @@
 //! The state is a fold over the accepted rows and nothing else: a snapshot and the rows after it give the same state again. That is
 //! how it survives a restart ([`super::tail`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::wire::{Cursor, DecodeError, put_signed, put_text, put_varint};
@@ -213,7 +213,7 @@ pub enum Admitted {
 pub struct Duplicates {
     devices: BTreeMap<DeviceId, Device>,
     /// Devices that changed since the last snapshot.
-    changed: BTreeMap<DeviceId, ()>,
+    changed: BTreeSet<DeviceId>,
     runs: usize,
     batches: u64,
     forgotten: u64,
@@ -241,8 +241,8 @@ impl Duplicates {
     fn admit_run(&mut self, batch: &Batch, origin: &Origin, rows: std::ops::Range<usize>, keep: &mut Vec<usize>) {
         let Some(seq) = origin.seq[rows.start] else { return keep.extend(rows) };
         let id = DeviceId { source: Arc::clone(&batch.source), device: origin.device.get(rows.start).cloned() };
-        if !self.changed.contains_key(&id) {
-            self.changed.insert(id.clone(), ());
+        if !self.changed.contains(&id) {
+            self.changed.insert(id.clone());
         }
         let device = self.devices.entry(id).or_default();
         let runs_before = device.accepted.len();
@@ -271,7 +271,7 @@ impl Duplicates {
             let Some(id) = self.devices.iter().min_by_key(|(_, device)| device.used).map(|(id, _)| id.clone()) else { return };
             let gone = self.devices.remove(&id).map_or(0, |device| device.accepted.len());
             self.runs = self.runs.saturating_sub(gone);
-            self.changed.insert(id, ());
+            self.changed.insert(id);
             self.forgotten += 1;
         }
     }
@@ -279,7 +279,7 @@ impl Duplicates {
     /// What changed since the last call, as (key, state) to store; no state = forgotten.
     pub fn take_changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let changed = std::mem::take(&mut self.changed);
-        changed.into_keys().map(|id| (encode_id(&id), self.devices.get(&id).map(Device::encode))).collect()
+        changed.into_iter().map(|id| (encode_id(&id), self.devices.get(&id).map(Device::encode))).collect()
     }
 
     /// Takes back what [`Self::take_changes`] gave.

@@ -368,7 +368,13 @@ mod tests {
 
     #[test]
     fn the_bytes_of_version_1_never_change() {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |bytes: &[u8]| -> String {
+            bytes
+                .iter()
+                .flat_map(|byte| [byte >> 4, byte & 15])
+                .map(|half| char::from(b"0123456789abcdef"[usize::from(half)]))
+                .collect()
+        };
         assert_eq!(hex(&encode(&Input::Tick(Timestamp(5))).unwrap()), GOLDEN_TICK);
         let watermark =
             Input::Watermark { stream: "melt".into(), partition: "p".into(), time: Timestamp(-1), arrival: Timestamp(300) };

@@ -68,8 +68,8 @@ pub use command::{
     Accepted, Answer, Append, Checkpoint, CommittedInput, CursorMove, DEAD_LETTER_BYTES_MAX, DeadLetter, Lane, RecordNo, StartAt,
     StepAccepted, StepCommit, StepOutput, Subscription,
 };
-pub use duplicates::{Admitted, Duplicates};
 pub use counters::{Quantiles, StoreCounters, StoreStatus};
+pub use duplicates::{Admitted, Duplicates};
 pub use error::StoreError;
 pub use feed::Feed;
 pub use history::History;

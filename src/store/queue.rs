@@ -45,7 +45,7 @@ pub enum Refused {
     /// There is no room now.
     NoRoom(Command),
     /// There never will be.
-    Closed(Command, StoreError),
+    Closed(Command, Box<StoreError>),
 }
 
 const fn sort(command: &Command) -> usize {
@@ -79,7 +79,7 @@ impl Queue {
     pub fn try_push(&self, command: Command) -> Result<(), Refused> {
         let mut waiting = self.lock();
         if let Some(error) = &waiting.closed {
-            return Err(Refused::Closed(command, error.clone()));
+            return Err(Refused::Closed(command, Box::new(error.clone())));
         }
         if !self.has_room(&waiting, &command) {
             return Err(Refused::NoRoom(command));
@@ -93,7 +93,7 @@ impl Queue {
         let mut waiting = self.lock();
         loop {
             if let Some(error) = &waiting.closed {
-                return Err(Refused::Closed(command, error.clone()));
+                return Err(Refused::Closed(command, Box::new(error.clone())));
             }
             if self.has_room(&waiting, &command) {
                 self.push(&mut waiting, command);

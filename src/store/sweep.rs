@@ -25,7 +25,7 @@ const SWEEP_TIME_MAX: Duration = Duration::from_millis(20);
 /// How often ages are looked at.
 const AGE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often spans of time without records are dropped.
-const SPAN_INTERVAL: Duration = Duration::from_secs(60);
+const SPAN_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What one round of sweeping did.
 #[derive(Debug, Default, Clone, Copy)]

@@ -70,7 +70,7 @@ impl Writer {
     /// # Errors
     /// As the commit's.
     pub fn append(&self, input: Input) -> Result<Accepted, StoreError> {
-        self.wait(|on_synced| {
+        Self::wait(|on_synced| {
             let decoded_at = Instant::now();
             self.append_blocking(Append { input: Some(input), dead_letters: Vec::new(), decoded_at, on_synced });
         })
@@ -87,7 +87,7 @@ impl Writer {
     /// As the commit's.
     pub fn commit_step_and_wait(&self, step: StepCommit) -> Result<StepAccepted, StoreError> {
         let StepCommit { through, outputs, checkpoint, on_committed } = step;
-        let waited = self.wait(|answer| self.commit_step(StepCommit { through, outputs, checkpoint, on_committed: answer }));
+        let waited = Self::wait(|answer| self.commit_step(StepCommit { through, outputs, checkpoint, on_committed: answer }));
         on_committed(waited.clone());
         waited
     }
@@ -97,7 +97,7 @@ impl Writer {
     /// # Errors
     /// As the commit's.
     pub fn subscribe(&self, wish: Subscription) -> Result<Seq, StoreError> {
-        self.wait(|answer| self.send(Command::Subscribe(wish, answer)))
+        Self::wait(|answer| self.send(Command::Subscribe(wish, answer)))
     }
 
     /// Moves a sink's cursor; `on_committed` tells when it is synced.
@@ -110,7 +110,7 @@ impl Writer {
     /// # Errors
     /// As the commit's; [`StoreError::Refused`] if the sink has not subscribed.
     pub fn move_cursor_and_wait(&self, go: CursorMove) -> Result<(), StoreError> {
-        self.wait(|answer| self.move_cursor(go, answer))
+        Self::wait(|answer| self.move_cursor(go, answer))
     }
 
     /// Forgets a sink and its cursors, and waits.
@@ -118,7 +118,7 @@ impl Writer {
     /// # Errors
     /// As the commit's.
     pub fn drop_sink(&self, sink: &str) -> Result<(), StoreError> {
-        self.wait(|answer| self.send(Command::DropSink(sink.into(), answer)))
+        Self::wait(|answer| self.send(Command::DropSink(sink.into(), answer)))
     }
 
     /// Keeps a small value under a key (`None` = forgets it), and waits.
@@ -126,7 +126,7 @@ impl Writer {
     /// # Errors
     /// As the commit's.
     pub fn put_state(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
-        self.wait(|answer| self.send(Command::PutState(key.to_owned(), value, answer)))
+        Self::wait(|answer| self.send(Command::PutState(key.to_owned(), value, answer)))
     }
 
     /// Removes a dead letter that was taken in after all, and waits.
@@ -134,13 +134,13 @@ impl Writer {
     /// # Errors
     /// As the commit's.
     pub fn remove_dead_letter(&self, number: u64) -> Result<(), StoreError> {
-        self.wait(|answer| self.send(Command::Resubmitted(number, answer)))
+        Self::wait(|answer| self.send(Command::Resubmitted(number, answer)))
     }
 
     pub(super) fn attach(&self, feed: SyncSender<CommittedInput>) -> Result<(), StoreError> {
         match self.shared.queue.push_blocking(Command::Attach(feed)) {
             Ok(()) => Ok(()),
-            Err(Refused::Closed(_, error)) => Err(error),
+            Err(Refused::Closed(_, error)) => Err(*error),
             Err(Refused::NoRoom(_)) => Err(StoreError::Closed),
         }
     }
@@ -151,7 +151,7 @@ impl Writer {
         }
     }
 
-    fn wait<T: Send + 'static>(&self, send: impl FnOnce(Answer<T>)) -> Result<T, StoreError> {
+    fn wait<T: Send + 'static>(send: impl FnOnce(Answer<T>)) -> Result<T, StoreError> {
         let (sender, receiver) = sync_channel(1);
         send(Box::new(move |outcome| {
             // Gone only if the waiting thread is.
@@ -163,7 +163,7 @@ impl Writer {
 
 fn refuse(refused: Refused) {
     match refused {
-        Refused::Closed(command, error) => command.refuse(error),
+        Refused::Closed(command, error) => command.refuse(*error),
         Refused::NoRoom(command) => command.refuse(StoreError::Closed),
     }
 }

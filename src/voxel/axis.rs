@@ -75,6 +75,7 @@ impl Axis {
 
     /// The voxel that holds `mm`, and whether the box does; if not (or not finite), the index means nothing.
     #[inline]
+    #[expect(clippy::needless_bitwise_bool, reason = "a branch would keep the loop over rows from being vectorised")]
     pub(super) fn locate(&self, mm: f64) -> (i64, bool) {
         // Both sums are whole and below 2⁵³, so their difference is exact.
         let from_origin = (mm * PM_PER_MM + ROUND) - (self.origin_pm + ROUND);

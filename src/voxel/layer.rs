@@ -12,6 +12,7 @@ use super::{Expected, Grid, Stats};
 
 /// What is known of a layer besides its voxels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the number of a layer is called so everywhere")]
 pub(super) struct Layer {
     pub layer: i32,
     pub rows: u64,

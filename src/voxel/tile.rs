@@ -82,6 +82,7 @@ pub(super) fn cell_part(index: i64) -> u64 {
 /// One statistic of one tile.
 pub(super) type Lane<T> = Box<[T; TILE_VOXELS]>;
 
+#[expect(clippy::unnecessary_box_returns, reason = "8 KiB do not belong on the stack")]
 fn lane<T: Copy>(value: T) -> Lane<T> {
     let Ok(lane) = vec![value; TILE_VOXELS].into_boxed_slice().try_into() else { unreachable!("the length is the array's") };
     lane

@@ -175,7 +175,7 @@ fn check_rows(appliance: &Appliance) {
     let (from, to) = (Timestamp(START_NS + 50_000_000), Timestamp(START_NS + 90_000_000));
     let history = appliance.get(&format!("/streams/melt/history?from={from}&to={to}"));
     assert_eq!(list(&history, "rows").len(), 5, "both ends are included: {history}");
-    let history = appliance.get(&format!("/streams/melt/history?from={}&where=intensity%20%3E%2020.0", START_NS));
+    let history = appliance.get(&format!("/streams/melt/history?from={START_NS}&where=intensity%20%3E%2020.0"));
     let found: Vec<&Value> = list(&history, "rows").iter().map(|row| &row["time"]).collect();
     assert_eq!(found, ["2026-01-31T12:00:00.07Z"]);
     let history = appliance.get("/streams/melt/history?limit=7&where=part%20%3D%3D%20%22A%22");

@@ -24,7 +24,9 @@ fn delivered(status: &Value, sink: &str) -> u64 {
 fn a_killed_appliance_loses_nothing_and_repeats_nothing() {
     let [broker, cache, archive, log] = [Kind::Mqtt, Kind::Redis, Kind::Mongodb, Kind::Kafka].map(Server::of);
     let site = Site::new("killed");
-    site.configure(&[plant::machine(&site), plant::chamber(&site, broker.url()), plant::sinks(&site, &cache, &archive, &log)].concat());
+    site.configure(
+        &[plant::machine(&site), plant::chamber(&site, broker.url()), plant::sinks(&site, &cache, &archive, &log)].concat(),
+    );
     // The broker knows from here on for whom it keeps messages.
     let mut appliance = site.start();
     appliance.until("the broker knows us", |status| entry(status, "sources", "floor")["state"] == "up");
@@ -88,7 +90,9 @@ fn has_caught_up(status: &Value, sink: &str) -> bool {
 fn every_server_may_go_away_and_come_back() {
     let site = Site::new("outage");
     let [mut broker, mut cache, mut archive, mut log] = [Kind::Mqtt, Kind::Redis, Kind::Mongodb, Kind::Kafka].map(Server::own);
-    site.configure(&[plant::machine(&site), plant::chamber(&site, broker.url()), plant::sinks(&site, &cache, &archive, &log)].concat());
+    site.configure(
+        &[plant::machine(&site), plant::chamber(&site, broker.url()), plant::sinks(&site, &cache, &archive, &log)].concat(),
+    );
     // A server that is down at the start delays nothing but its own sink.
     archive.kill();
     let appliance = site.start();
@@ -159,6 +163,10 @@ fn a_bad_line_that_is_unplugged_again_and_again_loses_no_row() {
     let letters = dead_letters(&site);
     assert_eq!(Some(letters.len() as u64), counts["rejected"].as_u64());
     assert!(letters.iter().all(|letter| &*letter.source == "scan_head" && !letter.detail.is_empty()));
-    assert!(letters.iter().any(|letter| letter.detail.contains("CRC")), "{:?}", letters.iter().map(|letter| &letter.detail).collect::<Vec<_>>());
+    assert!(
+        letters.iter().any(|letter| letter.detail.contains("CRC")),
+        "{:?}",
+        letters.iter().map(|letter| &letter.detail).collect::<Vec<_>>()
+    );
     assert!(letters.iter().all(|letter| !letter.raw.is_empty()));
 }

@@ -300,11 +300,13 @@ impl Appliance {
 
     /// Looks at the status until `what` holds.
     pub fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;let begun = Instant::now();
+        let mut last = Value::Null;
+        let begun = Instant::now();
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             last = self.status();
-            if holds(&last) {eprintln!("TIMING {what}: {:?}", begun.elapsed());
+            if holds(&last) {
+                eprintln!("TIMING {what}: {:?}", begun.elapsed());
                 return last;
             }
             thread::sleep(POLL_EVERY);
@@ -337,7 +339,7 @@ impl Appliance {
 /// What matters of a status when a test has failed.
 fn brief(status: &Value) -> String {
     let keys = ["state", "problems", "sources", "sinks", "store"];
-    keys.iter().map(|key| format!("{key}: {}\n", status[*key])).collect()
+    keys.map(|key| format!("{key}: {}", status[key])).join("\n")
 }
 
 /// A list of the status.

@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub fn settings(server: &Server) -> sink::Settings {
-    sink::Settings { url: server.url().to_owned(), ttl: Duration::from_secs(3600), recent_rows: 100 }
+    sink::Settings { url: server.url().to_owned(), ttl: Duration::from_hours(1), recent_rows: 100 }
 }
 
 async fn client(server: &Server) -> MultiplexedConnection {

@@ -12,7 +12,7 @@ use super::fixture::{directory, open, rows_of};
 /// Small, odd strides through the times, so that batches overlap in every way.
 fn times(record: u64) -> Vec<i64> {
     let mut state = record.wrapping_mul(2_862_933_555_777_941_757) + 3_037_000_493;
-    (0..1 + record % 7)
+    (0..=(record % 7))
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (record as i64 * 10 + (state >> 55) as i64) % 9_000

@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn a_device_with_the_signals_in_another_order_is_refused() {
         let mut bridge = Bridge::new(streams());
-        let mut buffer = [0; WIRE_BYTES_MAX];
+        let mut buffer = vec![0; WIRE_BYTES_MAX];
         let mut say = |bridge: &mut Bridge, names: &[&str]| {
             let hello = Hello {
                 device: 7,

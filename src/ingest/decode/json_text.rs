@@ -260,7 +260,7 @@ mod tests {
 
     use super::*;
 
-    /// What serde_json makes of the same scalar.
+    /// What `serde_json` makes of the same scalar.
     fn reference(text: &str) -> Option<Value<'static>> {
         match serde_json::from_str(text).ok()? {
             serde_json::Value::Null => Some(Value::Null),

@@ -266,7 +266,8 @@ impl Sparkplug {
                 }
                 (None, Some(alias)) => {
                     let known = node.aliases.get(&alias);
-                    let known = known.ok_or_else(|| format!("alias {alias} is not known: its node's birth certificate has not come"))?;
+                    let known =
+                        known.ok_or_else(|| format!("alias {alias} is not known: its node's birth certificate has not come"))?;
                     (Cow::Owned(known.name.to_string()), if metric.datatype == 0 { known.datatype } else { metric.datatype })
                 }
                 (None, None) => return Err("a metric has neither name nor alias".into()),
@@ -293,7 +294,7 @@ impl Sparkplug {
         let columns = self.routes.get(index);
         let fields = metrics.iter().filter_map(|metric| Some((field(columns, &metric.name)?, metric)));
         // Rows in the order of their times' first appearance; a field that comes again at the same time begins another row.
-        let mut rows: Vec<(Option<u64>, Vec<(Field, &Meant<'_>)>)> = Vec::new();
+        let mut rows: Vec<(Option<u64>, Values<'_>)> = Vec::new();
         let mut latest: FxHashMap<Option<u64>, usize> = FxHashMap::default();
         for (field, metric) in fields {
             let time = metric.time_ms.or(time_ms);
@@ -318,6 +319,9 @@ impl Sparkplug {
         Ok(())
     }
 }
+
+/// The metrics of one row, and where they belong.
+type Values<'a> = Vec<(Field, &'a Meant<'a>)>;
 
 /// What a metric's name means for a stream.
 fn field(columns: &Columns, name: &str) -> Option<Field> {
@@ -349,7 +353,8 @@ fn write(
         }
     }
     for (tag, text) in [("edge_node", Some(topic.node)), ("edge_device", topic.device)] {
-        if let Some(column) = columns.stream.tag(tag).filter(|column| values.iter().all(|(field, _)| *field != Field::Tag(*column))) {
+        if let Some(column) = columns.stream.tag(tag).filter(|column| values.iter().all(|(field, _)| *field != Field::Tag(*column)))
+        {
             writer.tag(column, text)?;
         }
     }

@@ -234,10 +234,12 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is compared with an option")]
     const fn resend(seq: u64) -> Option<Resend> {
         Some(Resend { boot: 4, seq })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is compared with an option")]
     const fn ack(seq: u64) -> Option<Ack> {
         Some(Ack { boot: 4, seq })
     }
@@ -328,7 +330,7 @@ mod tests {
             for (first, count) in pieces {
                 numbers.insert(first, first + count);
                 plain.extend(first..first + count);
-                let next = (0..).find(|number| !plain.contains(number)).unwrap_or(0);
+                let next = (0..=u64::MAX).find(|number| !plain.contains(number)).unwrap_or(0);
                 let beyond: Vec<u64> = plain.range(next..).copied().collect();
                 proptest::prop_assert_eq!(numbers.next, next);
                 let held: Vec<u64> = numbers.beyond.iter().flat_map(|piece| piece.0..piece.1).collect();

@@ -134,7 +134,7 @@ impl Collector {
     }
 
     /// Takes the view of one key.
-    pub fn view(&mut self, pipeline: &Arc<str>, view: ChartView) {
+    pub fn view(&mut self, pipeline: &Arc<str>, view: &ChartView) {
         if *view.chart != *self.chart || self.pipeline.as_ref().is_some_and(|wanted| wanted != pipeline) {
             return;
         }
@@ -149,7 +149,7 @@ impl Collector {
             report.capability.clone_from(&view.capability);
         }
         for point in &view.recent {
-            gathered.points.entry(point.index).or_insert_with(|| spc_point(&view, point));
+            gathered.points.entry(point.index).or_insert_with(|| spc_point(view, point));
         }
         report.complete_from = first;
         trim(&mut gathered.points, points_max);
@@ -233,6 +233,9 @@ fn spc_point(view: &ChartView, point: &ViewPoint) -> SpcPoint {
     }
 }
 
+pub use draw::scene;
+pub use text::terminal;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,6 +289,3 @@ mod tests {
         assert!(svg.contains("no points") && svg.contains("no variation"), "{svg}");
     }
 }
-
-pub use draw::scene;
-pub use text::terminal;
