@@ -137,7 +137,7 @@ fn pipeline_status(pipeline: &Pipeline) -> PipelineStatus {
 }
 
 fn chart_status(pipeline: &Pipeline, view: ChartView, violations: u64) -> ChartStatus {
-    let points = view.recent.iter().map(|point| ChartPoint {
+    let points = view.points.iter().map(|point| ChartPoint {
         index: point.index,
         value: point.statistic,
         violations: point.violations.iter().chain(&point.spread_violations).map(ToString::to_string).collect(),
@@ -153,7 +153,7 @@ fn chart_status(pipeline: &Pipeline, view: ChartView, violations: u64) -> ChartS
         lcl: view.lcl,
         ucl: view.ucl,
         points: points.collect(),
-        count: view.points_total,
+        count: view.count,
         violations,
         status: view.status,
     }

@@ -58,7 +58,7 @@ pub struct ChartView {
     /// Counts up with every set of limits; 0 before the first.
     pub version: u32,
     /// Points so far, missing ones included.
-    pub points_total: u64,
+    pub count: u64,
     /// Centre line.
     pub center: Option<f64>,
     /// Standard deviation of one row.
@@ -74,7 +74,7 @@ pub struct ChartView {
     /// Centre, lower and upper limit of the other half.
     pub spread: Option<[Option<f64>; 3]>,
     /// The last points, oldest first.
-    pub recent: Vec<ViewPoint>,
+    pub points: Vec<ViewPoint>,
     /// Capability of all charted rows, with a specification.
     pub capability: Option<Capability>,
 }
@@ -126,7 +126,7 @@ impl ChartOperator {
             status,
             warnings: state.baseline.iter().filter_map(|baseline| baseline.autocorrelation(&setup.config)).collect(),
             version: state.version,
-            points_total: state.next_index,
+            count: state.next_index,
             center,
             sigma,
             lcl: line(lines.zones.lcl),
@@ -134,7 +134,7 @@ impl ChartOperator {
             warning_limits: line(lines.zones.minus_2).zip(line(lines.zones.plus_2)).map(|(low, high)| [low, high]),
             spread_name,
             spread: spread_name.map(|_| [line(lines.spread.center), line(lines.spread.lcl), line(lines.spread.ucl)]),
-            recent: state.recent.iter().flat_map(|recent| recent.iter()).map(view_point).collect(),
+            points: state.recent.iter().flat_map(|recent| recent.iter()).map(view_point).collect(),
             capability,
         }
     }

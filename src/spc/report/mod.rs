@@ -141,14 +141,14 @@ impl Collector {
         let key = view.key.clone();
         let points_max = self.points_max;
         let Some(gathered) = self.of(pipeline, &key) else { return };
-        let first = view.recent.first().map(|point| point.index);
+        let first = view.points.first().map(|point| point.index);
         let report = &mut gathered.report;
         (report.kind, report.status, report.warnings) = (Some(view.kind), view.status.clone(), view.warnings.clone());
         report.signals.clone_from(&view.signals);
         if view.capability.is_some() {
             report.capability.clone_from(&view.capability);
         }
-        for point in &view.recent {
+        for point in &view.points {
             gathered.points.entry(point.index).or_insert_with(|| spc_point(view, point));
         }
         report.complete_from = first;
