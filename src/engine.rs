@@ -7,22 +7,19 @@
 //!
 //! - `config`: what it is made of.
 //! - `pipeline`: one pipeline.
-//! - `drive`, `timed`: rows and watermark to the operators that live in event time.
 //! - `alarms`: what makes somebody look.
 //! - `state`: snapshots.
 
 mod alarms;
 mod config;
-mod drive;
 mod pipeline;
 mod state;
-mod timed;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     buffer::Ring,
-    dataflow::{Ticked, Watermarks},
+    dataflow::{Flow, Ticked, Watermarks},
     model::{Batch, Flags, Input, Output, Seq, Stream, Timestamp},
     voxel::Grid,
 };
@@ -34,7 +31,6 @@ pub use pipeline::{GridLane, Pipeline, PipelineCounters, Rejected};
 pub use state::{Parts, StateError};
 
 use alarms::Alarms;
-use drive::Flow;
 
 /// What one step gave.
 #[derive(Debug, Default)]

@@ -88,7 +88,7 @@ fn run(case: &Value, restart: bool) -> (Vec<Fired>, Vec<(usize, i64)>, usize) {
         if restart || event.get("snapshot").is_some() {
             let bytes = postcard::to_stdvec(&windows.snapshot()).expect("state is serialised");
             windows = operator(from_spec(&case["spec"]));
-            windows.restore(postcard::from_bytes(&bytes).expect("state is read"));
+            windows.restore(postcard::from_bytes(&bytes).expect("state is read")).expect("state fits");
         }
         for output in out {
             match output.body {

@@ -7,7 +7,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::operator::{Cell, KeyTexts, Maker};
+use super::{
+    Accumulation,
+    keys::KeyTexts,
+    lanes::{Pane, Plan},
+    maker::Maker,
+};
 use crate::model::{Batch, Output, Seq};
 
 /// A session of one key.
@@ -15,7 +20,11 @@ use crate::model::{Batch, Output, Seq};
 struct Session {
     start: i64,
     end: i64,
-    cell: Cell,
+    pane: Pane,
+    /// The revision of the next firing.
+    revision: u32,
+    /// Rows came since the last firing.
+    fresh: bool,
     /// The ids of firings that the next one replaces.
     replaces: Vec<String>,
 }
@@ -26,7 +35,28 @@ pub struct Sessions {
     by_key: BTreeMap<KeyTexts, Vec<Session>>,
 }
 
+impl Session {
+    fn around(start: i64, end: i64, plan: &Plan) -> Self {
+        Self { start, end, pane: plan.start(), revision: 0, fresh: false, replaces: Vec::new() }
+    }
+
+    fn fire(&mut self, maker: &Maker, key: &KeyTexts, at: Seq, out: &mut Vec<Output>) {
+        let replaces = std::mem::take(&mut self.replaces);
+        maker.fire(key, (self.start, self.end), self.revision, &self.pane, replaces, at, out);
+        self.revision += 1;
+        self.fresh = false;
+        if maker.config().accumulation == Accumulation::Discarding {
+            self.pane = Pane { rows: self.pane.rows, ..maker.plan().start() };
+        }
+    }
+}
+
 impl Sessions {
+    /// Whether all were made by a plan like this.
+    pub(super) fn fit(&self, plan: &Plan) -> bool {
+        self.by_key.values().flatten().all(|session| plan.fits(&session.pane))
+    }
+
     /// Adds a row; whether it need not be reported as late.
     pub(super) fn push(
         &mut self,
@@ -40,7 +70,7 @@ impl Sessions {
         let time = batch.time[row];
         let key = maker.key_of(batch, row);
         let sessions = self.by_key.entry(key.clone()).or_default();
-        let mut merged = Session { start: time, end: time.saturating_add(gap_ns), cell: maker.cell(), replaces: Vec::new() };
+        let mut merged = Session::around(time, time.saturating_add(gap_ns), maker.plan());
         let mut rest = Vec::with_capacity(sessions.len() + 1);
         let fits = |session: &Session, merged: &Session| {
             let touch = session.start <= merged.end && merged.start <= session.end;
@@ -64,10 +94,10 @@ impl Sessions {
         for session in touching {
             absorb(maker, &key, &mut merged, session);
         }
-        maker.add(&mut merged.cell, batch, row);
+        maker.plan().add(&mut merged.pane, batch, row);
+        merged.fresh = true;
         if merged.end <= watermark {
-            let replaces = std::mem::take(&mut merged.replaces);
-            maker.fire(&key, (merged.start, merged.end), &mut merged.cell, replaces, batch.seq(row), out);
+            merged.fire(maker, &key, batch.seq(row), out);
         }
         rest.push(merged);
         restore(&mut self.by_key, key, rest);
@@ -93,21 +123,20 @@ impl Sessions {
             .by_key
             .iter_mut()
             .flat_map(|(key, sessions)| sessions.iter_mut().map(move |session| (key, session)))
-            .filter(|(_, session)| session.cell.fresh && is_due(session))
+            .filter(|(_, session)| session.fresh && is_due(session))
             .collect();
         due.sort_by(|(left_key, left), (right_key, right)| {
             (left.end, left.start, left_key).cmp(&(right.end, right.start, right_key))
         });
         for (key, session) in due {
-            let replaces = std::mem::take(&mut session.replaces);
-            maker.fire(key, (session.start, session.end), &mut session.cell, replaces, Seq(0), out);
+            session.fire(maker, key, Seq(0), out);
         }
     }
 
     /// The earliest watermark at which a session fires or is freed.
     pub(super) fn deadline(&self, maker: &Maker) -> Option<i64> {
-        let lateness = maker.config.allowed_lateness_ns;
-        let due = |session: &Session| if session.cell.fresh { session.end } else { session.end.saturating_add(lateness) };
+        let lateness = maker.config().allowed_lateness_ns;
+        let due = |session: &Session| if session.fresh { session.end } else { session.end.saturating_add(lateness) };
         self.by_key.values().flatten().map(due).min()
     }
 
@@ -116,11 +145,11 @@ impl Sessions {
         self.by_key.values().map(Vec::len).sum()
     }
 
-    /// All of them: start, end, key, state.
-    pub(super) fn open(&self) -> impl Iterator<Item = (i64, i64, &KeyTexts, &Cell)> {
+    /// All of them: start and end, key, rows.
+    pub(super) fn open(&self) -> impl Iterator<Item = ((i64, i64), &KeyTexts, u64)> {
         self.by_key
             .iter()
-            .flat_map(|(key, sessions)| sessions.iter().map(move |session| (session.start, session.end, key, &session.cell)))
+            .flat_map(|(key, sessions)| sessions.iter().map(move |session| ((session.start, session.end), key, session.pane.rows)))
     }
 }
 
@@ -136,15 +165,12 @@ fn restore(by_key: &mut BTreeMap<KeyTexts, Vec<Session>>, key: KeyTexts, mut ses
 /// Puts what `session` has seen into `merged`. If its bounds change, what it has said before is replaced by the next firing.
 fn absorb(maker: &Maker, key: &KeyTexts, merged: &mut Session, session: Session) {
     let same = (session.start, session.end) == (merged.start, merged.end);
-    for (into, from) in merged.cell.accumulators.iter_mut().zip(&session.cell.accumulators) {
-        into.merge(from);
-    }
-    merged.cell.rows += session.cell.rows;
-    merged.cell.fresh |= session.cell.fresh;
+    merged.pane.merge(&session.pane);
+    merged.fresh |= session.fresh;
     merged.replaces.extend(session.replaces);
     if same {
-        merged.cell.revision = merged.cell.revision.max(session.cell.revision);
-    } else if session.cell.revision > 0 {
-        merged.replaces.push(maker.id(key, session.start, session.end, session.cell.revision - 1));
+        merged.revision = merged.revision.max(session.revision);
+    } else if session.revision > 0 {
+        merged.replaces.push(maker.id(key, session.start, session.end, session.revision - 1));
     }
 }

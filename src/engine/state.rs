@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The version of the parts' format; another one is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Parts of the engine's state: name and bytes.
 pub type Parts = Vec<(String, Vec<u8>)>;
@@ -148,8 +148,10 @@ impl Engine {
         let pipeline = &mut self.pipelines[at];
         pipeline.set_state(&states.pipeline);
         for window in &mut pipeline.windows {
-            if let Some(state) = states.windows.remove(&window.config().id) {
-                window.restore(state);
+            if let Some(state) = states.windows.remove(&window.config().id)
+                && let Err(error) = window.restore(state)
+            {
+                left_out.push(error.to_string());
             }
         }
         for join in &mut pipeline.joins {
