@@ -34,6 +34,16 @@ pub struct DeadLetter {
     pub raw: Vec<u8>,
 }
 
+impl DeadLetter {
+    /// Everything but the raw bytes, as JSON.
+    pub fn head(&self, number: u64) -> serde_json::Value {
+        serde_json::json!({
+            "number": number, "source": self.source, "partition": self.partition, "stream": self.stream, "arrival": self.arrival,
+            "reason": self.reason, "detail": self.detail, "bytes": self.raw.len(),
+        })
+    }
+}
+
 /// The bytes of a dead letter that are kept.
 pub const DEAD_LETTER_BYTES_MAX: usize = 256 * 1024;
 

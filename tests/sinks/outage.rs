@@ -120,7 +120,8 @@ async fn kafka_sees_each_row_once_although_the_store_forgets_every_cursor() {
     backlog.content().forgetful = true;
     for delivered in [1_000, 2_000, 3_000] {
         let running = Loop::start(&appliance, settings(), &backlog);
-        running.until(|now| now.delivered.rows > delivered).await;
+        // What an earlier process had brought about counts as repeated here.
+        running.until(|now| now.delivered.rows + now.repeated > delivered).await;
         // The process is gone at once, wherever it was.
         running.task.abort();
     }
