@@ -149,6 +149,13 @@ impl Lanes {
         self.free.push(place);
     }
 
+    /// Makes the values of a pane those of no rows; their number stays.
+    pub fn forget(&mut self, place: u32) {
+        for (lane, cells) in self.plan.lanes.iter().zip(&mut self.cells) {
+            cells[place as usize] = lane.start();
+        }
+    }
+
     /// How many rows are in a pane.
     pub fn rows(&self, place: u32) -> u64 {
         self.rows[place as usize]

@@ -15,7 +15,6 @@ use crate::model::{Batch, Body, Key, LateRow, Output, Seq, Timestamp, WindowResu
 pub(super) struct Maker {
     pipeline: Arc<str>,
     config: WindowConfig,
-    tags: Vec<usize>,
     plan: Plan,
     errors: BTreeMap<Arc<str>, f64>,
     /// `window:{pipeline}:{window}:`
@@ -25,23 +24,15 @@ pub(super) struct Maker {
 }
 
 impl Maker {
-    pub fn new(pipeline: &Arc<str>, config: WindowConfig, tags: Vec<usize>, plan: Plan) -> Self {
+    pub fn new(pipeline: &Arc<str>, config: WindowConfig, plan: Plan) -> Self {
         let quantiles = config.aggregates.iter().enumerate().filter(|(at, _)| plan.is_quantile(*at));
         let errors = quantiles.map(|(_, (name, _))| (Arc::clone(name), RELATIVE_ERROR)).collect();
         let prefix = format!("window:{pipeline}:{}:", config.id);
-        Self { pipeline: Arc::clone(pipeline), config, tags, plan, errors, prefix, shown: Vec::new() }
+        Self { pipeline: Arc::clone(pipeline), config, plan, errors, prefix, shown: Vec::new() }
     }
 
     pub fn config(&self) -> &WindowConfig {
         &self.config
-    }
-
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    pub fn key_of(&self, batch: &Batch, row: usize) -> KeyTexts {
-        self.tags.iter().map(|tag| batch.tags[*tag].get(row).cloned()).collect()
     }
 
     /// The id of a firing.

@@ -11,12 +11,12 @@ use std::{ops::Range, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Accumulation, WindowConfig, WindowError, WindowKind,
+    Accumulation, WindowConfig, WindowError,
     keys::{KeyMemo, KeyTable, KeyTexts},
     lanes::{Pane, Plan},
     maker::Maker,
     panes::{Panes, Spoken},
-    session::Sessions,
+    session::{Sessions, SessionsState},
     slices::{Slice, Slices},
 };
 use crate::model::{Batch, Flags, Key, Output, Seq, Stream, Timestamp};
@@ -50,7 +50,7 @@ pub struct WindowState {
     cut: Option<(i64, i64, i64, bool)>,
     watermark: i64,
     keys: Vec<KeyState>,
-    sessions: Sessions,
+    sessions: SessionsState,
     late: u64,
     fired: u64,
 }
@@ -91,13 +91,13 @@ impl WindowOperator {
         let plan = Plan::new(config.aggregates.iter().map(|(_, aggregate)| *aggregate));
         let slices = Slices::of(&config);
         Ok(Self {
-            maker: Maker::new(&pipeline, config, tags.clone(), plan.clone()),
+            sessions: Sessions::new(&config, plan.clone(), tags.clone()),
+            maker: Maker::new(&pipeline, config, plan.clone()),
             slices,
             panes: Panes::new(plan),
             keys: KeyTable::default(),
             memo: KeyMemo::new(tags),
             order: (0, Vec::new()),
-            sessions: Sessions::default(),
             watermark: i64::MIN,
             late: 0,
             fired: 0,
@@ -120,7 +120,7 @@ impl WindowOperator {
                 let freed = slices.next_end(watermark.0.saturating_sub(lateness_ns).max(earliest.0)).saturating_add(lateness_ns);
                 Timestamp(end.min(freed).max(watermark.0.saturating_add(1)))
             }
-            None => earliest.saturating_add(1),
+            None => earliest.saturating_add(self.sessions.shortest_ns()),
         };
         self.deadline().map_or(rows, |deadline| deadline.min(rows))
     }
@@ -148,7 +148,7 @@ impl WindowOperator {
                 self.push_sliced(&slices, batch, rows, out);
                 self.slices = Some(slices);
             }
-            None => self.push_sessions(batch, rows, watermark, out),
+            None => self.push_sessions(batch, rows, out),
         }
     }
 
@@ -187,11 +187,10 @@ impl WindowOperator {
         self.flush(batch);
     }
 
-    fn push_sessions(&mut self, batch: &Batch, rows: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
-        let WindowKind::Session { gap_ns, max_duration_ns } = self.config().kind else { return };
+    fn push_sessions(&mut self, batch: &Batch, rows: Range<usize>, out: &mut Vec<Output>) {
         for row in rows.filter(|row| !batch.flags(*row).has(Flags::FUTURE)) {
             let before = out.len();
-            if self.sessions.push(&self.maker, (gap_ns, max_duration_ns), batch, row, watermark.0, out) {
+            if self.sessions.push(&self.maker, batch, row, self.watermark, out) {
                 self.fired += (out.len() - before) as u64;
             } else {
                 self.late += 1;
@@ -359,7 +358,7 @@ impl WindowOperator {
 
     /// The earliest watermark at which a window that is open fires or is freed.
     pub fn deadline(&self) -> Option<Timestamp> {
-        let Some(slices) = &self.slices else { return self.sessions.deadline(&self.maker).map(Timestamp) };
+        let Some(slices) = &self.slices else { return self.sessions.deadline().map(Timestamp) };
         let fires = self.next_window(slices, slices.ended(self.watermark)).map(|window| slices.bounds(window).1);
         let lateness_ns = self.config().allowed_lateness_ns;
         if lateness_ns == 0 {
@@ -441,7 +440,7 @@ impl WindowOperator {
             cut: self.slices.as_ref().map(Slices::signature),
             watermark: self.watermark,
             keys,
-            sessions: self.sessions.clone(),
+            sessions: self.sessions.snapshot(),
             late: self.late,
             fired: self.fired,
         }
@@ -453,7 +452,8 @@ impl WindowOperator {
     /// A checkpoint of windows of another size, or with other aggregates; the operator then starts anew.
     pub fn restore(&mut self, state: WindowState) -> Result<(), WindowError> {
         let plan = self.panes.plan();
-        let fits = state.keys.iter().flat_map(|key| &key.panes).all(|(_, pane)| plan.fits(pane)) && state.sessions.fit(plan);
+        let fits = state.keys.iter().flat_map(|key| &key.panes).all(|(_, pane)| plan.fits(pane))
+            && state.sessions.fit(plan, self.config().group_by.len());
         let same_keys = state.keys.iter().all(|key| key.key.len() == self.config().group_by.len());
         if state.cut != self.slices.as_ref().map(Slices::signature) || !fits || !same_keys {
             let message =
@@ -470,7 +470,8 @@ impl WindowOperator {
                 known.extend(spoken);
             }
         }
-        (self.sessions, self.watermark, self.late, self.fired) = (state.sessions, state.watermark, state.late, state.fired);
+        self.sessions.restore(state.sessions);
+        (self.watermark, self.late, self.fired) = (state.watermark, state.late, state.fired);
         Ok(())
     }
 }

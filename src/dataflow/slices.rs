@@ -75,6 +75,16 @@ impl Regular {
     }
 
     fn slice(&self, time: i64) -> Slice {
+        if self.per == 1
+            && let Some(since) = time.checked_sub(self.offset_ns)
+            && let Some(end) = time.checked_add(self.slide_ns)
+        {
+            // The usual case: no bound is beyond the range of times, but perhaps the start.
+            let into_ns = since.rem_euclid(self.slide_ns);
+            let period = since.div_euclid(self.slide_ns);
+            let start = time.saturating_sub(into_ns);
+            return Slice { number: period, start, end: end - into_ns, first: period.saturating_sub(self.whole) + 1, last: period };
+        }
         let (period, into_ns) = self.period(time);
         let first = period.saturating_sub(self.whole);
         if self.per == 1 {
