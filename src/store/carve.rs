@@ -25,6 +25,9 @@ use std::path::Path;
 const TABLE_LEAF: u8 = 0x0d;
 const INDEX_LEAF: u8 = 0x0a;
 const INDEX_INNER: u8 = 0x02;
+const TABLE_INNER: u8 = 0x05;
+/// Pages that are looked at to tell how long pages are.
+const SAMPLED_PAGES: u64 = 1_024;
 const FILE_HEADER_BYTES: usize = 100;
 const LOG_HEADER_BYTES: u64 = 32;
 const FRAME_HEADER_BYTES: u64 = 24;
@@ -101,9 +104,11 @@ impl Pages {
             size => u32::from(size),
         });
         let in_log = stated(log.as_ref(), 8).map(u32::from_be_bytes);
-        let stated = [in_log, in_file, Some(page_bytes)].into_iter().flatten().find(|size| is_page_size(*size));
-        let page_bytes = stated.unwrap_or(4_096) as usize;
         let file_bytes = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
+        let stated = [in_log, in_file, Some(page_bytes)].into_iter().flatten().filter(|size| is_page_size(*size));
+        let likely = |size: &u32| file.as_ref().map_or(0, |file| tree_pages(file, file_bytes, *size));
+        // The first of those that fit equally well.
+        let page_bytes = stated.rev().max_by_key(likely).unwrap_or(4_096) as usize;
         let pages = u32::try_from(file_bytes / page_bytes as u64).unwrap_or(u32::MAX);
         let mut pages = Self { file, log, logged: BTreeMap::new(), free: BTreeSet::new(), page_bytes, pages };
         pages.index_log()?;
@@ -149,6 +154,11 @@ impl Pages {
             self.free.extend((0..count).map_while(|place| word(&page, 8 + 4 * place)));
             trunk = word(&page, 0).unwrap_or(0);
         }
+    }
+
+    /// How long a page is, bytes.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
     }
 
     /// The page numbered from 1.
@@ -238,6 +248,24 @@ impl Pages {
         }
         Some((id, columns(&payload)?))
     }
+}
+
+/// How much of a sample of the file looks like pages of trees if pages have `size` bytes, per thousand.
+fn tree_pages(file: &File, file_bytes: u64, size: u32) -> u64 {
+    let pages = file_bytes / u64::from(size);
+    let step = (pages / SAMPLED_PAGES).max(1);
+    let looks_right = |page: &u64| {
+        let mut head = [0; 8];
+        let read = file.read_exact_at(&mut head, page * u64::from(size));
+        let fits = |place| short(&head, place).is_some_and(|at| at <= size as usize);
+        read.is_ok() && [TABLE_LEAF, TABLE_INNER, INDEX_LEAF, INDEX_INNER].contains(&head[0]) && fits(1) && fits(3) && fits(5)
+    };
+    let (mut looked, mut right) = (0, 0);
+    for page in (1..pages).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+        looked += 1;
+        right += u64::from(looks_right(&page));
+    }
+    right * 1_000 / looked.max(1)
 }
 
 const fn is_page_size(size: u32) -> bool {
