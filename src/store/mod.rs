@@ -88,6 +88,7 @@ pub use state::Balance;
 pub use verify::{Verified, repair, verify};
 pub use writer::{NotTaken, Writer};
 
+use carve::Pages;
 use commit::Committer;
 use lock::DirectoryLock;
 use salvage::Making;
@@ -308,6 +309,8 @@ fn open_sound(directory: &Path, config: &StoreConfig, making: Making) -> Result<
         return Err(StoreError::Corrupt(why));
     }
     let connection = schema::open_writer(&file)?;
+    let pages = Pages::open(&file, &directory.join(salvage::LOG), config.page_bytes);
+    schema::probe(&connection, &pages.map_err(|error| StoreError::file(&file, &error))?)?;
     let state = State::load(&connection)?;
     let recovered = recover(&connection, &state)?;
     let identity = schema::meta(&connection, "identity")? as u64;
