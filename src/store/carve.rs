@@ -25,6 +25,11 @@ use std::path::Path;
 const TABLE_LEAF: u8 = 0x0d;
 const INDEX_LEAF: u8 = 0x0a;
 const INDEX_INNER: u8 = 0x02;
+const TABLE_INNER: u8 = 0x05;
+/// No tree is deeper.
+const LEVELS_MAX: usize = 20;
+/// Pages that are looked at to tell how long pages are.
+const SAMPLED_PAGES: u64 = 1_024;
 const FILE_HEADER_BYTES: usize = 100;
 const LOG_HEADER_BYTES: u64 = 32;
 const FRAME_HEADER_BYTES: u64 = 24;
@@ -101,9 +106,11 @@ impl Pages {
             size => u32::from(size),
         });
         let in_log = stated(log.as_ref(), 8).map(u32::from_be_bytes);
-        let stated = [in_log, in_file, Some(page_bytes)].into_iter().flatten().find(|size| is_page_size(*size));
-        let page_bytes = stated.unwrap_or(4_096) as usize;
         let file_bytes = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
+        let stated = [in_log, in_file, Some(page_bytes)].into_iter().flatten().filter(|size| is_page_size(*size));
+        // Of a file whose header is damaged: the first of those that fit equally well.
+        let likely = |size: &u32| file.as_ref().map_or(0, |file| leaves(file, file_bytes, *size));
+        let page_bytes = stated.rev().max_by_key(likely).unwrap_or(4_096) as usize;
         let pages = u32::try_from(file_bytes / page_bytes as u64).unwrap_or(u32::MAX);
         let mut pages = Self { file, log, logged: BTreeMap::new(), free: BTreeSet::new(), page_bytes, pages };
         pages.index_log()?;
@@ -151,6 +158,11 @@ impl Pages {
         }
     }
 
+    /// How long a page is, bytes.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
     /// The page numbered from 1.
     fn page(&self, number: u32) -> Option<Vec<u8>> {
         let mut bytes = vec![0; self.page_bytes];
@@ -169,7 +181,7 @@ impl Pages {
     pub fn each<E>(&self, mut found: impl FnMut(Found) -> Result<(), E>) -> Result<(), E> {
         for number in (1..=self.pages).filter(|number| !self.free.contains(number)) {
             let Some(page) = self.page(number) else { continue };
-            let start = if number == 1 { FILE_HEADER_BYTES } else { 0 };
+            let start = start_of(number);
             let Some(kind) = page.get(start).copied().filter(|kind| [TABLE_LEAF, INDEX_LEAF, INDEX_INNER].contains(kind)) else {
                 continue;
             };
@@ -186,39 +198,30 @@ impl Pages {
 
     /// Whether a page is a leaf of a table whose every byte is accounted for: nothing that was on it is missing.
     pub fn is_whole(&self, number: u32) -> bool {
-        self.page(number).is_some_and(|page| self.accounts(&page, if number == 1 { FILE_HEADER_BYTES } else { 0 }).unwrap_or(false))
+        self.page(number).is_some_and(|page| accounts(&page, start_of(number), TABLE_LEAF) == Some(true))
     }
 
-    /// Cells, free blocks and fragments make up what is between the start of the content and the end of the page; ids rise.
-    fn accounts(&self, page: &[u8], start: usize) -> Option<bool> {
-        let content = match short(page, start + 5)? {
-            0 => 65_536,
-            content => content,
-        };
-        let (cells, mut id_last) = (short(page, start + 3)?, None);
-        let mut bytes = usize::from(*page.get(start + 7)?);
-        for cell in 0..cells {
-            let at = short(page, start + 8 + 2 * cell)?;
-            let mut rest = page.get(at..).filter(|_| at >= content)?;
-            let before = rest.len();
-            let length = usize::try_from(varint(&mut rest)?).ok()?;
-            let id = varint(&mut rest)?;
-            let local = local_bytes(length, self.page_bytes, TABLE_LEAF);
-            bytes += (before - rest.len() + local + if local < length { 4 } else { 0 }).max(4);
-            if id_last.replace(id).is_some_and(|last| last >= id) {
-                return Some(false);
+    /// Follows the last page of every level of the table at `root`, which is where rows are added; a page that is not whole.
+    pub fn broken_edge(&self, root: u32) -> Option<u32> {
+        let mut number = root;
+        for _ in 0..LEVELS_MAX {
+            let start = start_of(number);
+            let Some(page) = self.page(number) else { return Some(number) };
+            if page.get(start) != Some(&TABLE_INNER) {
+                return (accounts(&page, start, TABLE_LEAF) != Some(true)).then_some(number);
+            }
+            match word(&page, start + 8) {
+                Some(next) if accounts(&page, start, TABLE_INNER) == Some(true) => number = next,
+                _ => return Some(number),
             }
         }
-        let mut free = short(page, start + 1)?;
-        while free != 0 {
-            let (next, size) = (short(page, free)?, short(page, free + 2)?);
-            if size < 4 || (next != 0 && next < free + size) {
-                return Some(false);
-            }
-            bytes += size;
-            free = next;
-        }
-        Some(page.get(start) == Some(&TABLE_LEAF) && content >= start + 8 + 2 * cells && content + bytes == self.page_bytes)
+        Some(number)
+    }
+
+    /// Whether the list of free pages, of which the next ones are taken, is as long as the header says and within the file.
+    pub fn free_list_is_whole(&self) -> bool {
+        let counted = self.page(1).and_then(|header| word(&header, 36));
+        counted == u32::try_from(self.free.len()).ok() && self.free.iter().all(|page| (2..=self.pages).contains(page))
     }
 
     fn cell(&self, kind: u8, page: &[u8], at: usize) -> Option<(Option<i64>, Vec<Value>)> {
@@ -238,6 +241,64 @@ impl Pages {
         }
         Some((id, columns(&payload)?))
     }
+}
+
+/// Where a page's own header is.
+const fn start_of(number: u32) -> usize {
+    if number == 1 { FILE_HEADER_BYTES } else { 0 }
+}
+
+/// Whether cells, free blocks and fragments make up what is between the start of the content and the end of the page, and ids rise.
+fn accounts(page: &[u8], start: usize, kind: u8) -> Option<bool> {
+    let places = start + if kind == TABLE_INNER { 12 } else { 8 };
+    let content = match short(page, start + 5)? {
+        0 => 65_536,
+        content => content,
+    };
+    let (cells, mut id_last) = (short(page, start + 3)?, None);
+    let mut bytes = usize::from(*page.get(start + 7)?);
+    for cell in 0..cells {
+        let at = short(page, places + 2 * cell)?;
+        let mut rest = page.get(at..).filter(|_| at >= content)?;
+        let before = rest.len();
+        let beside = if kind == TABLE_INNER {
+            rest = rest.get(4..)?;
+            0
+        } else {
+            let length = usize::try_from(varint(&mut rest)?).ok()?;
+            let local = local_bytes(length, page.len(), TABLE_LEAF);
+            local + if local < length { 4 } else { 0 }
+        };
+        let id = varint(&mut rest)?;
+        bytes += (before - rest.len() + beside).max(4);
+        if id_last.replace(id).is_some_and(|last| last >= id) {
+            return Some(false);
+        }
+    }
+    let mut free = short(page, start + 1)?;
+    while free != 0 {
+        let (next, size) = (short(page, free)?, short(page, free + 2)?);
+        if size < 4 || (next != 0 && next < free + size) {
+            return Some(false);
+        }
+        bytes += size;
+        free = next;
+    }
+    Some(page.get(start) == Some(&kind) && content >= places + 2 * cells && content + bytes == page.len())
+}
+
+/// How much of a sample of the file is leaves of tables if pages have `size` bytes, per thousand.
+fn leaves(file: &File, file_bytes: u64, size: u32) -> u64 {
+    let pages = file_bytes / u64::from(size);
+    let step = (pages / SAMPLED_PAGES).max(1);
+    let (mut looked, mut right) = (0, 0);
+    let mut page = vec![0; size as usize];
+    for number in (1..pages).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+        looked += 1;
+        let read = file.read_exact_at(&mut page, number * u64::from(size));
+        right += u64::from(read.is_ok() && accounts(&page, 0, TABLE_LEAF) == Some(true));
+    }
+    right * 1_000 / looked.max(1)
 }
 
 const fn is_page_size(size: u32) -> bool {

@@ -45,6 +45,7 @@ mod error;
 mod feed;
 mod history;
 mod lock;
+mod log;
 mod loss;
 mod merge;
 mod queue;
@@ -57,11 +58,11 @@ mod shared;
 mod state;
 mod sweep;
 mod tables;
+mod verify;
 mod wire;
 mod writer;
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -84,8 +85,10 @@ pub use retention::WhenFull;
 pub use schema::FILE_NAME;
 pub use shared::OnFatal;
 pub use state::Balance;
+pub use verify::{Verified, repair, verify};
 pub use writer::{NotTaken, Writer};
 
+use carve::Pages;
 use commit::Committer;
 use lock::DirectoryLock;
 use salvage::Making;
@@ -273,7 +276,7 @@ struct Opened {
 
 /// Opens what is there; if that is damaged, what can be salvaged of it.
 fn open_or_salvage(directory: &Path, config: &StoreConfig) -> Result<Opened, StoreError> {
-    let making = Making { page_bytes: config.page_bytes, identity: random_identity()? };
+    let making = Making::new(config.page_bytes)?;
     let mut loss = salvage::finish(directory)?;
     let opened = match salvage::marked(directory) {
         Some(why) => Err(StoreError::Corrupt(why)),
@@ -302,7 +305,12 @@ fn open_sound(directory: &Path, config: &StoreConfig, making: Making) -> Result<
         }
         salvage::create(directory, making)?;
     }
+    if let Some(why) = salvage::log_damage(directory, making)? {
+        return Err(StoreError::Corrupt(why));
+    }
     let connection = schema::open_writer(&file)?;
+    let pages = Pages::open(&file, &directory.join(salvage::LOG), config.page_bytes);
+    schema::probe(&connection, &pages.map_err(|error| StoreError::file(&file, &error))?)?;
     let state = State::load(&connection)?;
     let recovered = recover(&connection, &state)?;
     let identity = schema::meta(&connection, "identity")? as u64;
@@ -352,13 +360,6 @@ const LOG_INTERVAL: Duration = Duration::from_millis(20);
 
 fn page_bytes(connection: &rusqlite::Connection) -> u64 {
     connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0)).map_or(0, |bytes| bytes.max(0) as u64)
-}
-
-fn random_identity() -> Result<u64, StoreError> {
-    let path = Path::new("/dev/urandom");
-    let mut bytes = [0; 8];
-    File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(|error| StoreError::file(path, &error))?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Makes the names of new files durable.

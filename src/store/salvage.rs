@@ -5,13 +5,14 @@
 //! store.db.salvaging                      a new one that is being made: worth nothing until it is renamed
 //! store.db.salvaged                       a new one, whole and synced, that is about to take the place
 //! store.db.damaged-20260102T030405Z[-wal] what was set aside, of the last salvage only: the disk is bounded
+//! store.db.source, store.db.source-wal    what is salvaged, if its log has to be mended first: a second name and a copy
 //! store.damaged                           why the next start has to salvage; written when damage is met while running
 //! ```
 //! A crash at any point of it leaves the old store where it was, or a `store.db.salvaged` that the next start puts in place: each step
 //! after that file's appearance may be done twice. The report of what is lost is in the new store from its first moment ([`Loss`]).
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -19,6 +20,7 @@ use rusqlite::Connection;
 use super::carve::Pages;
 use super::commit::wall_ns;
 use super::error::StoreError;
+use super::log;
 use super::loss::Loss;
 use super::rebuild::{Damaged, Order, Rebuild};
 use super::schema::{FILE_NAME, create_file, open_reader};
@@ -29,6 +31,9 @@ use crate::model::Timestamp;
 const BUILDING: &str = "store.db.salvaging";
 const DONE: &str = "store.db.salvaged";
 const ASIDE: &str = "store.db.damaged-";
+const SOURCE: &str = "store.db.source";
+const SOURCE_LOG: &str = "store.db.source-wal";
+const SOURCE_LOG_INDEX: &str = "store.db.source-shm";
 const MARK: &str = "store.damaged";
 /// The log of the store.
 pub const LOG: &str = "store.db-wal";
@@ -45,6 +50,19 @@ pub struct Making {
     pub page_bytes: u32,
     /// Used if that of the old store cannot be read.
     pub identity: u64,
+}
+
+impl Making {
+    /// With an identity of its own.
+    ///
+    /// # Errors
+    /// If the operating system has no random bytes.
+    pub fn new(page_bytes: u32) -> Result<Self, StoreError> {
+        let path = Path::new("/dev/urandom");
+        let mut bytes = [0; 8];
+        File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(|error| StoreError::file(path, &error))?;
+        Ok(Self { page_bytes, identity: u64::from_le_bytes(bytes) })
+    }
 }
 
 /// Has the next start salvage the store in `directory`. Damage that cannot be noted is met again.
@@ -83,6 +101,7 @@ pub fn create(directory: &Path, making: Making) -> Result<(), StoreError> {
 /// Those of the disk.
 pub fn finish(directory: &Path) -> Result<Option<Loss>, StoreError> {
     remove(&directory.join(BUILDING))?;
+    remove_source(directory)?;
     let done = directory.join(DONE);
     if !done.exists() {
         return Ok(None);
@@ -108,16 +127,14 @@ pub fn finish(directory: &Path) -> Result<Option<Loss>, StoreError> {
 /// Those of the disk, room for the new store among them; never the damage.
 pub fn salvage(directory: &Path, making: Making, why: &str) -> Result<Loss, StoreError> {
     let now = Timestamp(wall_ns());
-    let (file, log) = (directory.join(FILE_NAME), directory.join(LOG));
-    let failed = |error: std::io::Error| StoreError::file(&file, &error);
-    let pages = Pages::open(&file, &log, making.page_bytes).map_err(failed)?;
-    let mut damaged = Damaged { pages, connection: open_damaged(&file).ok() };
+    let mut damaged = open_damaged(directory, making)?;
     let report = Loss { at: now.to_string(), why: why.to_owned(), set_aside: aside_name(directory, now), ..Loss::default() };
     let mut order = Order { record_first: 0, identity: making.identity, now };
     for tries in 1.. {
         match build(directory, making, &damaged, order, report.clone()) {
             Ok(loss) => {
                 drop(damaged);
+                remove_source(directory)?;
                 rename(&directory.join(BUILDING), &directory.join(DONE))?;
                 sync_directory(directory)?;
                 put_in_place(directory, &loss.set_aside)?;
@@ -158,10 +175,47 @@ fn fitting(to: &Connection) -> u64 {
     found.map_or(u64::MAX, |(last, count)| (last as u64).saturating_sub(count as u64 / FITTING_PART).saturating_add(1))
 }
 
-fn open_damaged(file: &Path) -> Result<Connection, StoreError> {
-    let connection = open_reader(file)?;
-    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-    Ok(connection)
+/// Why SQLite would leave out what had reached the log, if it would.
+///
+/// # Errors
+/// Those of the disk.
+pub fn log_damage(directory: &Path, making: Making) -> Result<Option<String>, StoreError> {
+    let path = directory.join(LOG);
+    let checked = log::check(&path, page_bytes(directory, making)).map_err(|error| StoreError::file(&path, &error))?;
+    let (hidden, good) = (checked.hidden, checked.good);
+    Ok((hidden > 0).then(|| format!("frame {} of the log is damaged; {hidden} frames from there on had been committed", good + 1)))
+}
+
+/// As the header of the file says.
+fn page_bytes(directory: &Path, making: Making) -> usize {
+    let pages = Pages::open(&directory.join(FILE_NAME), &directory.join("no log"), making.page_bytes);
+    pages.map_or(making.page_bytes as usize, |pages| pages.page_bytes())
+}
+
+fn open_damaged(directory: &Path, making: Making) -> Result<Damaged, StoreError> {
+    let (mut file, mut log_path) = (directory.join(FILE_NAME), directory.join(LOG));
+    let failed = |path: &Path, error: std::io::Error| StoreError::file(path, &error);
+    let page_bytes = page_bytes(directory, making);
+    let checked = log::check(&log_path, page_bytes).map_err(|error| failed(&log_path, error))?;
+    if checked.hidden > 0 {
+        remove_source(directory)?;
+        let (source, source_log) = (directory.join(SOURCE), directory.join(SOURCE_LOG));
+        // Without a second name, or room for the copy, what SQLite itself takes has to do.
+        let mended = fs::hard_link(&file, &source).and_then(|()| log::reseal(&log_path, &source_log, checked, page_bytes));
+        if mended.is_ok() {
+            (file, log_path) = (source, source_log);
+        }
+    }
+    let pages = Pages::open(&file, &log_path, making.page_bytes).map_err(|error| failed(&file, error))?;
+    let connection = open_reader(&file).and_then(|connection| {
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    });
+    Ok(Damaged { pages, connection: connection.ok() })
+}
+
+fn remove_source(directory: &Path) -> Result<(), StoreError> {
+    [SOURCE, SOURCE_LOG, SOURCE_LOG_INDEX].into_iter().try_for_each(|name| remove(&directory.join(name)))
 }
 
 /// Every step may have been done before a crash.

@@ -1,10 +1,13 @@
 //! The tables, and how each connection is set up. The page of [`super`] explains the layout.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::carve::Pages;
 use super::error::StoreError;
 
 /// The file of the store in its directory.
@@ -61,6 +64,7 @@ pub fn create_file(file: &Path, page_bytes: u32, identity: u64) -> Result<Connec
 
 /// Opens the file for writing. Until [`trust`] is called, closing the connection leaves file and log as they are.
 pub fn open_writer(file: &Path) -> Result<Connection, StoreError> {
+    check_header(file)?;
     let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -73,6 +77,51 @@ pub fn open_writer(file: &Path) -> Result<Connection, StoreError> {
             file.display()
         ))),
         _ => Err(StoreError::Corrupt("the file's header is not that of a store of this program".to_owned())),
+    }
+}
+
+/// Tables of which every page may be written to at any time.
+const SMALL_TABLES: [&str; 9] = ["meta", "streams", "spans", "devices", "totals", "cursors", "state", "clock_steps", "lost"];
+/// Tables that grow at their end.
+const GROWING_TABLES: [&str; 3] = ["inbox", "outbox", "dead_letters"];
+
+/// Looks at the pages that will be written to first, since writing to a damaged page makes more damage. What is read and never written to
+/// again has checksums of its own.
+///
+/// # Errors
+/// [`StoreError::Corrupt`]; those of the disk.
+pub fn probe(connection: &Connection, pages: &Pages) -> Result<(), StoreError> {
+    for table in SMALL_TABLES {
+        let text = format!("PRAGMA quick_check({table})");
+        let said: String = connection.query_row(&text, [], |row| row.get(0))?;
+        if said != "ok" {
+            return Err(StoreError::Corrupt(format!("table {table}: {}", said.replace('\n', "; "))));
+        }
+    }
+    for table in GROWING_TABLES {
+        let text = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+        let root: u32 = connection.query_row(text, [table], |row| row.get(0))?;
+        if let Some(page) = pages.broken_edge(root) {
+            return Err(StoreError::Corrupt(format!("page {page} at the end of table {table} contradicts itself")));
+        }
+    }
+    if !pages.free_list_is_whole() {
+        return Err(StoreError::Corrupt("the list of free pages contradicts itself".to_owned()));
+    }
+    Ok(())
+}
+
+/// What SQLite takes for a file of another kind or release, which it will not write to.
+fn check_header(file: &Path) -> Result<(), StoreError> {
+    let mut header = [0; 100];
+    let read = File::open(file).and_then(|mut file| file.read_exact(&mut header));
+    match read {
+        Ok(()) if matches!(header[18..21], [1, 1, 0] | [2, 2, 0]) => Ok(()),
+        Ok(()) => Err(StoreError::Corrupt("the file's header is not one that this program writes".to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(StoreError::Corrupt("the file is shorter than its header".to_owned()))
+        }
+        Err(error) => Err(StoreError::file(file, &error)),
     }
 }
 
