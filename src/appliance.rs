@@ -18,6 +18,7 @@
 mod acts;
 mod fold;
 mod intake;
+mod orders;
 mod process;
 mod publish;
 mod recorded;
@@ -146,7 +147,6 @@ impl Appliance {
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
         let shared = Arc::new(fold::Shared::default());
-        let alerts = publish::AlertLog::load(&store)?;
         let fold = fold::Fold::new(fold::Parts {
             engine: opened.engine,
             store: Arc::clone(&store),
@@ -156,7 +156,6 @@ impl Appliance {
             committed: Arc::clone(&committed),
             events: events.clone(),
             requests: asked,
-            alerts: Arc::clone(&alerts),
         })?;
         let fold = std::thread::Builder::new().name("engine".into()).spawn(move || fold.run()).map_err(StartError::Thread)?;
 
@@ -187,7 +186,6 @@ impl Appliance {
             &appliance.config,
             &store,
             Arc::clone(&shared),
-            Arc::clone(&alerts),
             &appliance.source_statuses,
             Arc::clone(&posted),
             counters,
@@ -197,7 +195,7 @@ impl Appliance {
         appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
         let streams = appliance.config.streams();
-        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, alerts, streams, rows: posted };
+        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, streams, rows: posted };
         appliance.others.spawn(desk.run(api_asked, appliance.stop_others.subscribe()));
         let token = appliance.config.http.token.clone();
         let handle = api::Handle { snapshot, requests: api_requests, events, token };

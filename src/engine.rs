@@ -8,12 +8,13 @@
 //! - `config`: what it is made of.
 //! - `pipeline`: one pipeline.
 //! - `drive`, `timed`: rows and watermark to the operators that live in event time.
-//! - `alarms`: what makes somebody look.
+//! - `alarms`: what makes somebody look; `orders`: what somebody asks for.
 //! - `state`: snapshots.
 
 mod alarms;
 mod config;
 mod drive;
+mod orders;
 mod pipeline;
 mod state;
 mod timed;
@@ -44,6 +45,8 @@ pub struct Step {
     pub outputs: Vec<Output>,
     /// Rows for the dead-letter lane.
     pub rejected: Vec<Rejected>,
+    /// What became of each order.
+    pub orders: Vec<Result<(), String>>,
 }
 
 impl Step {
@@ -51,6 +54,7 @@ impl Step {
     pub fn clear(&mut self) {
         self.outputs.clear();
         self.rejected.clear();
+        self.orders.clear();
     }
 }
 
@@ -191,6 +195,11 @@ impl Engine {
                         self.close(at, step);
                     }
                 }
+            }
+            Input::Order { time, order } => {
+                self.time_passes(*time, step);
+                let outcome = self.obey(*time, order, step);
+                step.orders.push(outcome);
             }
             Input::End => self.end(true, step),
         }

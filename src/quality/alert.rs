@@ -91,6 +91,8 @@ pub struct Record {
     pub time: Timestamp,
     /// What happened.
     pub message: String,
+    /// The figures behind it, as JSON.
+    pub evidence: String,
     /// Who took note, if anybody did.
     pub acknowledged: Option<Acknowledged>,
     metric: String,
@@ -204,6 +206,7 @@ impl AlertBook {
             severity,
             time,
             message: message.clone(),
+            evidence: evidence.to_string(),
             acknowledged: None,
             metric,
             since: self.clock,
@@ -260,6 +263,11 @@ impl AlertBook {
             }
         }
         outputs
+    }
+
+    /// The alert `id`, or that of which `id` is an escalation.
+    pub fn find(&self, id: &str) -> Option<&Record> {
+        self.history.iter().rev().find(|record| record.ids.iter().any(|known| known == id))
     }
 
     /// What was raised, newest first.
