@@ -39,8 +39,8 @@ use tokio::{
 
 use crate::{
     api,
-    config::{Config, SinkConfig},
-    deliver::{self, Endpoint, Identity, Route, SinkCounters, StoredBacklog},
+    config::Config,
+    deliver::{self, Endpoint, Identity, Route, SinkCounters, StoredBacklog, channel::Channel},
     engine::{Clock, Emit, Engine},
     ingest::{self, BrokerConfig, MqttUrl, SourceKind},
     model::{Seq, Timestamp},
@@ -218,7 +218,7 @@ impl Appliance {
         &mut self,
         store: &Arc<Store>,
         committed: &watch::Receiver<(Seq, Seq)>,
-    ) -> Result<Vec<(SinkConfig, Arc<SinkCounters>)>, StartError> {
+    ) -> Result<Vec<publish::SinkLine>, StartError> {
         let identity = Identity { appliance: Arc::clone(&self.config.appliance.id), store: store.identity() };
         let mut all = Vec::new();
         for (number, sink) in self.config.sinks.iter().enumerate() {
@@ -226,7 +226,7 @@ impl Appliance {
             let backlog = StoredBacklog::open(store.reader()?, store.writer(), &sink.id, route, StartAt::Oldest)
                 .map_err(|error| StartError::Sink(format!("sink `{}`: {error}", sink.id)))?;
             let counters = Arc::new(SinkCounters::default());
-            all.push((sink.clone(), Arc::clone(&counters)));
+            all.push((Arc::clone(&sink.id), sink.kind(), Arc::clone(&counters)));
             let endpoint = Endpoint { name: Arc::clone(&sink.id), identity: identity.clone(), settings: sink.settings.clone() };
             let config = deliver::Config {
                 limits: sink.limits,
@@ -238,6 +238,22 @@ impl Appliance {
             self.sinks.spawn(async move {
                 if let Err(error) = deliver::run(config, endpoint, backlog, committed, counters, stop).await {
                     tracing::error!(sink = %id, "the sink ended: {error}");
+                }
+            });
+        }
+        for (number, channel) in self.config.alerts.channels.iter().enumerate() {
+            // No rows, and the alerts of all pipelines; a new channel does not tell of the past.
+            let route = Route { streams: Some(Vec::new()), pipelines: None };
+            let backlog = StoredBacklog::open(store.reader()?, store.writer(), &channel.id, route, StartAt::Next)
+                .map_err(|error| StartError::Sink(format!("alert channel `{}`: {error}", channel.id)))?;
+            let counters = Arc::new(SinkCounters::default());
+            all.push((Arc::clone(&channel.id), channel.far.kind(), Arc::clone(&counters)));
+            let config = deliver::Config { seed: u64::MAX - number as u64, ..deliver::Config::default() };
+            let far = Channel::new(identity.clone(), channel.far.clone(), channel.min_severity);
+            let (committed, stop, id) = (committed.clone(), self.stop_sinks.subscribe(), Arc::clone(&channel.id));
+            self.sinks.spawn(async move {
+                if let Err(error) = deliver::run(config, far, backlog, committed, counters, stop).await {
+                    tracing::error!(channel = %id, "the alert channel ended: {error}");
                 }
             });
         }

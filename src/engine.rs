@@ -216,7 +216,7 @@ impl Engine {
         for lane in &mut self.streams {
             lane.watch.tick(now, at, &mut causes);
         }
-        self.alarms.raise(&"".into(), causes, &mut step.outputs);
+        self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
         step.outputs.extend(self.alarms.book.escalate(at));
     }
 
@@ -238,7 +238,7 @@ impl Engine {
             self.alarms.book.set_clock(batch.arrival);
             let mut causes = Vec::new();
             self.streams[at].watch.observe(batch, &mut causes);
-            self.alarms.raise(&"".into(), causes, &mut step.outputs);
+            self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
         }
         let lane = &mut self.streams[at];
         let mut flow =

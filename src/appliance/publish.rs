@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{acts::SOURCE, fold::Shared, locked, now, process::Usage};
 use crate::{
-    config::{Config, SinkConfig},
+    config::Config,
     deliver::SinkCounters,
     engine::{Engine, Pipeline, StreamLane, key_words},
     ingest::{self, SourceKind, SourceState},
@@ -195,6 +195,9 @@ pub(super) fn alert_status(record: &Record) -> AlertStatus {
     }
 }
 
+/// A sink or alert channel: its name, its kind, what it counts.
+pub(super) type SinkLine = (Arc<str>, &'static str, Arc<SinkCounters>);
+
 /// Puts snapshots together.
 pub(super) struct Publisher {
     appliance: String,
@@ -205,7 +208,7 @@ pub(super) struct Publisher {
     sources: Vec<(String, &'static str, Arc<ingest::SourceStatus>)>,
     /// Rows that came over HTTP.
     posted: Arc<Mutex<SourceRows>>,
-    sinks: Vec<(SinkConfig, Arc<SinkCounters>)>,
+    sinks: Vec<SinkLine>,
     /// Rows by stream and processor time a while ago, for rates.
     before: VecDeque<(Instant, HashMap<String, u64>, f64)>,
 }
@@ -217,7 +220,7 @@ impl Publisher {
         shared: Arc<Shared>,
         statuses: &[Arc<ingest::SourceStatus>],
         posted: Arc<Mutex<SourceRows>>,
-        sinks: Vec<(SinkConfig, Arc<SinkCounters>)>,
+        sinks: Vec<SinkLine>,
     ) -> Self {
         let sources = config.sources.iter().zip(statuses);
         Self {
@@ -316,8 +319,8 @@ impl Publisher {
         let balances = self.store.balances();
         self.sinks
             .iter()
-            .map(|(config, counters)| {
-                let of = |lane| balances.iter().find(|balance| balance.sink == config.id && balance.lane == lane);
+            .map(|(id, kind, counters)| {
+                let of = |lane| balances.iter().find(|balance| balance.sink == *id && balance.lane == lane);
                 let now = counters.snapshot();
                 let rows = of(Lane::Rows).map_or_else(SinkRows::default, |balance| SinkRows {
                     accepted: balance.accepted,
@@ -326,8 +329,8 @@ impl Publisher {
                     expired: balance.expired,
                 });
                 SinkStatus {
-                    id: config.id.to_string(),
-                    kind: config.kind().to_owned(),
+                    id: id.to_string(),
+                    kind: (*kind).to_owned(),
                     up: now.up,
                     detail: if now.up { String::new() } else { now.last_error },
                     rows,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Engine, Step};
+use super::{Engine, Step, alarms::APPLIANCE};
 use crate::{
     model::{Key, Order, Timestamp},
     quality::alert::{Acknowledged, Cause},
@@ -33,7 +33,7 @@ impl Engine {
                 let (metric, evidence) = (format!("appliance {source}"), serde_json::Value::Null);
                 let (source, message, at) = (Arc::clone(source), message.clone(), self.last_seq);
                 let cause = Cause { metric, source, severity: *severity, time, at, message, evidence };
-                self.alarms.raise(&"".into(), vec![cause], &mut step.outputs);
+                self.alarms.raise(&APPLIANCE.into(), vec![cause], &mut step.outputs);
                 Ok(())
             }
         }

@@ -245,7 +245,7 @@ pub struct AlertStatus {
     pub severity: Severity,
     /// What raised it.
     pub source: String,
-    /// The pipeline; empty for the appliance itself.
+    /// The pipeline; `appliance` for streams and the appliance itself.
     pub pipeline: String,
     /// Event time.
     pub time: Timestamp,
