@@ -7,11 +7,12 @@
 //!
 //! - `config`: what it is made of.
 //! - `pipeline`: one pipeline.
-//! - `alarms`: what makes somebody look.
+//! - `alarms`: what makes somebody look; `orders`: what somebody asks for.
 //! - `state`: snapshots.
 
 mod alarms;
 mod config;
+mod orders;
 mod pipeline;
 mod state;
 
@@ -40,6 +41,8 @@ pub struct Step {
     pub outputs: Vec<Output>,
     /// Rows for the dead-letter lane.
     pub rejected: Vec<Rejected>,
+    /// What became of each order.
+    pub orders: Vec<Result<(), String>>,
 }
 
 impl Step {
@@ -47,6 +50,7 @@ impl Step {
     pub fn clear(&mut self) {
         self.outputs.clear();
         self.rejected.clear();
+        self.orders.clear();
     }
 }
 
@@ -188,6 +192,11 @@ impl Engine {
                     }
                 }
             }
+            Input::Order { time, order } => {
+                self.time_passes(*time, step);
+                let outcome = self.obey(*time, order, step);
+                step.orders.push(outcome);
+            }
             Input::End => self.end(true, step),
         }
     }
@@ -203,7 +212,7 @@ impl Engine {
         for lane in &mut self.streams {
             lane.watch.tick(now, at, &mut causes);
         }
-        self.alarms.raise(&"".into(), causes, &mut step.outputs);
+        self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
         step.outputs.extend(self.alarms.book.escalate(at));
     }
 
@@ -225,7 +234,7 @@ impl Engine {
             self.alarms.book.set_clock(batch.arrival);
             let mut causes = Vec::new();
             self.streams[at].watch.observe(batch, &mut causes);
-            self.alarms.raise(&"".into(), causes, &mut step.outputs);
+            self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
         }
         let lane = &mut self.streams[at];
         let mut flow =

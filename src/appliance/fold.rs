@@ -20,10 +20,11 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{
     StartError, intake, locked, now,
-    publish::{AlertLog, EngineView, INTERVAL},
+    orders::Pending,
+    publish::{EngineView, INTERVAL},
 };
 use crate::{
-    api::{Event, Request},
+    api::{Act, Event, Request},
     engine::{Engine, Rejected, Step},
     model::{Body, Input, Output, Seq, Timestamp},
     status::DURATION_BOUNDS_SECONDS,
@@ -188,15 +189,15 @@ pub(super) struct Parts {
     pub committed: Arc<watch::Sender<(Seq, Seq)>>,
     pub events: broadcast::Sender<Arc<Event>>,
     pub requests: mpsc::Receiver<Request>,
-    pub alerts: Arc<Mutex<AlertLog>>,
 }
 
 /// The engine and its surroundings, on their way through the inbox.
 pub(super) struct Fold {
     pub(super) engine: Engine,
-    pub(super) alerts: Arc<Mutex<AlertLog>>,
+    pub(super) writer: Writer,
+    /// Orders on their way through the inbox, with who waits for them.
+    pub(super) pending: Pending,
     feed: Feed,
-    writer: Writer,
     shared: Arc<Shared>,
     committed: Arc<watch::Sender<(Seq, Seq)>>,
     events: broadcast::Sender<Arc<Event>>,
@@ -209,7 +210,7 @@ pub(super) struct Fold {
     checkpointed: (RecordNo, Instant),
     published: Instant,
     tick_sent: Option<Instant>,
-    step: Step,
+    pub(super) step: Step,
     /// What the engine refused since the last commit.
     letters: Vec<DeadLetter>,
 }
@@ -223,9 +224,9 @@ impl Fold {
         *locked(&parts.shared.view) = EngineView::of(&parts.engine);
         Ok(Self {
             engine: parts.engine,
-            alerts: parts.alerts,
-            feed,
             writer: parts.store.writer(),
+            pending: Pending::default(),
+            feed,
             shared: parts.shared,
             committed: parts.committed,
             events: parts.events,
@@ -261,9 +262,14 @@ impl Fold {
             }
             self.tick();
             while let Ok(request) = self.requests.try_recv() {
-                let answer = self.answer(request.act);
-                // A client that has gone needs none.
-                let _ = request.reply.send(answer);
+                match request {
+                    Request { act: Act::Order(order), reply } => self.order(order, reply),
+                    Request { act, reply } => {
+                        let answer = self.answer(act);
+                        // A client that has gone needs none.
+                        let _ = reply.send(answer);
+                    }
+                }
             }
             if self.published.elapsed() >= INTERVAL {
                 self.publish();
@@ -304,6 +310,9 @@ impl Fold {
                 self.tick_sent = None;
             }
             self.engine.step(&committed.input, &mut self.step);
+            if let Input::Order { time, order } = &committed.input {
+                self.ordered(*time, order);
+            }
             self.record = committed.record;
             rows.push((committed.decoded_at, committed.rows));
             if committed.record > self.answered_before {
@@ -340,7 +349,6 @@ impl Fold {
             None
         };
         let outputs: Vec<Output> = std::mem::take(&mut self.step.outputs);
-        self.note_alerts(&outputs);
         let outputs: Vec<StepOutput> = outputs.iter().map(|output| self.step_output(output)).collect();
         let listened = self.events.receiver_count() > 0;
         let told: Vec<Arc<Event>> = if listened { outputs.iter().map(event).collect() } else { Vec::new() };
@@ -369,14 +377,6 @@ impl Fold {
             stream: stream.map(|pipeline| Arc::clone(&pipeline.stream.id)),
             time: time_of(&output.body),
             json: serde_json::to_vec(output).unwrap_or_default(),
-        }
-    }
-
-    fn note_alerts(&self, outputs: &[Output]) {
-        let mut alerts = outputs.iter().filter(|output| matches!(output.body, Body::Alert(_))).peekable();
-        if alerts.peek().is_some() {
-            let mut log = locked(&self.alerts);
-            alerts.for_each(|output| log.add(output));
         }
     }
 

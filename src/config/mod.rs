@@ -22,7 +22,7 @@ use std::{path::Path, sync::Arc};
 use toml::de::DeTable;
 
 pub use reader::Fault;
-pub use service::{AlertsSection, ApplianceConfig, ChannelConfig, ChannelKind, HttpSection, StoreSection};
+pub use service::{AlertsSection, ApplianceConfig, ChannelConfig, HttpSection, StoreSection};
 pub use sinks::SinkConfig;
 pub use sources::SourceEntry;
 
@@ -118,7 +118,7 @@ fn read(root: &Section<'_>) -> Config {
     let names: Vec<Arc<str>> = sinks.iter().map(|sink| Arc::clone(&sink.id)).collect();
     engine.pipelines = pipelines::read(root, &engine.streams, &names);
     engine.grids = voxels::read(root, &engine);
-    let alerts = service::alerts(root);
+    let alerts = service::alerts(root, &appliance.id, &names);
     engine.alerts = alerts.book;
     let config = Config {
         appliance,

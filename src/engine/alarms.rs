@@ -11,6 +11,9 @@ use crate::{
     spc::Onset,
 };
 
+/// What stands for the pipeline where an alert belongs to none.
+pub const APPLIANCE: &str = "appliance";
+
 /// The alert book.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Alarms {

@@ -1,6 +1,6 @@
 //! One pipeline: filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, thresholds, voxels }.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::{
     expr::{Bools, Expr, Scratch, Type},
     model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp, VoxelUpdate},
     quality::{
-        checkpoint::{Checkpoint, CheckpointState, Emit},
+        checkpoint::{Checkpoint, CheckpointState, Emit, validate},
         threshold::Threshold,
     },
     spc::ChartOperator,
@@ -197,7 +197,7 @@ impl Pipeline {
         self.counters.last_activity = batch.arrival;
         let mut rows: Option<Vec<usize>> = None;
         let passed = self.filtered(batch, &mut rows);
-        let derived = self.derived(passed);
+        let derived = derive(&self.derive, &self.stream, passed, &mut self.scratch);
         let gated = self.gate(derived, &mut rows, emit, alarms, &mut out, step);
         let (gated, places) = (gated.as_ref(), rows.as_deref());
         for window in &mut self.windows {
@@ -318,19 +318,6 @@ impl Pipeline {
         Cow::Owned(taken)
     }
 
-    fn derived<'b>(&mut self, batch: Cow<'b, Batch>) -> Cow<'b, Batch> {
-        if self.derive.is_empty() {
-            return batch;
-        }
-        let mut batch = batch.into_owned();
-        for derive in &self.derive {
-            let column = derive.eval_number(&batch, 0..batch.rows(), &mut self.scratch).to_vec();
-            batch.signals.push(column);
-        }
-        batch.stream = Arc::clone(&self.stream);
-        Cow::Owned(batch)
-    }
-
     fn gate<'b>(
         &mut self,
         batch: Cow<'b, Batch>,
@@ -389,6 +376,14 @@ impl Pipeline {
         step.outputs.append(&mut out);
     }
 
+    /// Asks the checkpoint called `checkpoint`, or all, about each row of `batch`, a batch of the pipeline's stream: nothing is counted
+    /// and nothing follows. The filter is not asked.
+    pub fn validate(&self, batch: &Batch, checkpoint: Option<&str>) -> Vec<BTreeMap<Arc<str>, bool>> {
+        let mut scratch = Scratch::default();
+        let batch = derive(&self.derive, &self.stream, Cow::Borrowed(batch), &mut scratch);
+        (0..batch.rows()).map(|row| validate(&self.checkpoints, checkpoint, &batch, row, &mut scratch)).collect()
+    }
+
     /// Windows open now.
     pub fn active_windows(&self) -> u64 {
         self.windows.iter().map(|window| window.open_count() as u64).sum()
@@ -409,6 +404,20 @@ impl Pipeline {
             checkpoint.state = *stored;
         }
     }
+}
+
+/// `batch` with its derived signals, as rows of `stream`.
+fn derive<'b>(derive: &[Expr], stream: &Arc<Stream>, batch: Cow<'b, Batch>, scratch: &mut Scratch) -> Cow<'b, Batch> {
+    if derive.is_empty() {
+        return batch;
+    }
+    let mut batch = batch.into_owned();
+    for expr in derive {
+        let column = expr.eval_number(&batch, 0..batch.rows(), scratch).to_vec();
+        batch.signals.push(column);
+    }
+    batch.stream = Arc::clone(stream);
+    Cow::Owned(batch)
 }
 
 const fn chart_emit(emit: Emit) -> crate::spc::Emit {

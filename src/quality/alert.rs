@@ -81,7 +81,7 @@ pub struct Acknowledged {
 pub struct Record {
     /// Its id, then those of its escalations.
     pub ids: Vec<String>,
-    /// The pipeline; empty for what concerns no single one.
+    /// The pipeline; `appliance` for what concerns no single one.
     pub pipeline: Arc<str>,
     /// What raised it.
     pub source: Arc<str>,
@@ -91,6 +91,8 @@ pub struct Record {
     pub time: Timestamp,
     /// What happened.
     pub message: String,
+    /// The figures behind it, as JSON.
+    pub evidence: String,
     /// Who took note, if anybody did.
     pub acknowledged: Option<Acknowledged>,
     metric: String,
@@ -204,6 +206,7 @@ impl AlertBook {
             severity,
             time,
             message: message.clone(),
+            evidence: evidence.to_string(),
             acknowledged: None,
             metric,
             since: self.clock,
@@ -262,6 +265,11 @@ impl AlertBook {
         outputs
     }
 
+    /// The alert `id`, or that of which `id` is an escalation.
+    pub fn find(&self, id: &str) -> Option<&Record> {
+        self.history.iter().rev().find(|record| record.ids.iter().any(|known| known == id))
+    }
+
     /// What was raised, newest first.
     pub fn history<'a>(&'a self, filter: &'a Filter) -> impl Iterator<Item = &'a Record> {
         self.history.iter().rev().filter(|record| filter.takes(record))
@@ -281,7 +289,7 @@ impl Record {
             Severity::High | Severity::Critical => Severity::Critical,
         };
         let first = self.ids.first().cloned().unwrap_or_default();
-        let id = format!("{first}:{}", name(self.severity));
+        let id = format!("{first}:{}", self.severity.name());
         let evidence = serde_json::json!({"escalates": first, "raised": self.time, "unacknowledged_since": self.since});
         let message = format!("not acknowledged since {}: {}", self.since, self.message);
         self.ids.push(id.clone());
@@ -297,17 +305,7 @@ fn place(pipeline: &str, metric: &str) -> String {
 }
 
 fn id(pipeline: &str, metric: &str, severity: Severity, time: Timestamp) -> String {
-    format!("alert:{}:{}:{}:{}", escape(pipeline), escape(metric), name(severity), time.0)
-}
-
-/// The word for a severity, as in JSON.
-pub const fn name(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Low => "low",
-        Severity::Medium => "medium",
-        Severity::High => "high",
-        Severity::Critical => "critical",
-    }
+    format!("alert:{}:{}:{}:{}", escape(pipeline), escape(metric), severity.name(), time.0)
 }
 
 /// `text` without the characters that separate the parts of an id.

@@ -317,7 +317,7 @@ impl Committer {
         self.flush_joining()?;
         let arrival = match input {
             Input::Watermark { arrival, .. } => arrival.0,
-            Input::Tick(time) => time.0,
+            Input::Tick(time) | Input::Order { time, .. } => time.0,
             Input::Batch(_) | Input::End => self.state.arrival_last,
         };
         let Some(body) = encode(input) else { return Ok(()) };
