@@ -132,6 +132,15 @@ pub enum Act {
         /// What they say.
         note: String,
     },
+    /// Refused input, oldest first.
+    DeadLetters {
+        /// After this number.
+        after: u64,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Take a dead letter's bytes again, as rows of its stream.
+    Resubmit(u64),
     /// Rows to take in; answered once they are durable.
     Append {
         /// JSON or JSON Lines.

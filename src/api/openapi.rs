@@ -21,6 +21,8 @@ const ENDPOINTS: &[(&str, &str, &[&str], &str)] = &[
     ("get", "/charts/{id}", &[], "A control chart, by key"),
     ("get", "/alerts", &[], "The newest alerts"),
     ("post", "/alerts/{id}/acknowledge", &[], "Take note of an alert: {\"name\", \"note\"}"),
+    ("get", "/dead-letters", &["after", "limit"], "What was refused, oldest first, without the raw bytes"),
+    ("post", "/dead-letters/{number}/resubmit", &[], "Take a refused message again, as rows of its stream"),
     ("get", "/events", &["kind"], "Results as server-sent events"),
     ("post", "/rows", &["stream"], "Take in rows; 202 once they are durable"),
     ("get", "/metrics", &[], "Metrics in the Prometheus text format"),

@@ -48,6 +48,8 @@ pub fn api(handle: Handle) -> Router {
         .route("/charts/{id}", get(chart))
         .route("/alerts", get(alerts))
         .route("/alerts/{id}/acknowledge", post(acknowledge))
+        .route("/dead-letters", get(dead_letters))
+        .route("/dead-letters/{number}/resubmit", post(resubmit))
         .route("/events", get(events))
         .route("/rows", post(rows))
         .route("/metrics", get(metrics_page))
@@ -272,6 +274,24 @@ async fn acknowledge(State(handle): State<Handle>, Path(id): Path<String>, body:
         return invalid(r#"send {"name": "who", "note": "what"}"#.into()).into_response();
     };
     answer(&handle, Act::Acknowledge { id, name: who.name, note: who.note }, StatusCode::OK).await
+}
+
+async fn dead_letters(State(handle): State<Handle>, parameters: Parameters) -> Response {
+    let act = (|| {
+        let limit = number(&parameters, "limit")?.unwrap_or(1000).min(ROWS_MAX);
+        Ok::<_, Problem>(Act::DeadLetters { after: number(&parameters, "after")?.unwrap_or(0), limit })
+    })();
+    match act {
+        Ok(act) => answer(&handle, act, StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn resubmit(State(handle): State<Handle>, Path(number): Path<String>) -> Response {
+    match number.parse() {
+        Ok(number) => answer(&handle, Act::Resubmit(number), StatusCode::OK).await,
+        Err(_) => invalid(format!("`{number}` is no number")).into_response(),
+    }
 }
 
 async fn rows(State(handle): State<Handle>, parameters: Parameters, body: Bytes) -> Response {

@@ -58,7 +58,12 @@ impl Desk {
             };
             let Some(Request { act, reply }) = request else { return };
             match act {
-                Act::Append { .. } | Act::State { .. } | Act::Acknowledge { .. } | Act::History { .. } => {
+                Act::Append { .. }
+                | Act::State { .. }
+                | Act::Acknowledge { .. }
+                | Act::History { .. }
+                | Act::DeadLetters { .. }
+                | Act::Resubmit(_) => {
                     let desk = Arc::clone(&desk);
                     // A client that has gone needs no answer.
                     tokio::spawn(async move { drop(reply.send(desk.answer(act).await)) });
@@ -87,12 +92,17 @@ impl Desk {
                 let (store, wanted) = (Arc::clone(&self.store), Wanted { stream, from, to, condition });
                 blocking(move || history(&store, &wanted, limit)).await
             }
+            Act::DeadLetters { after, limit } => {
+                let store = Arc::clone(&self.store);
+                blocking(move || dead_letters(&store, after, limit)).await
+            }
+            Act::Resubmit(number) => self.resubmit(number).await,
             Act::Acknowledge { id, name, note } => self.acknowledge(&id, name, note).await,
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }
     }
 
-    async fn append(&self, body: &[u8], stream: Option<&str>) -> Answer {
+    fn decode(&self, body: &[u8], stream: Option<&str>) -> Result<Decoded, Refusal> {
         let routes = self.routes(stream)?;
         let context = Context { source: SOURCE.into(), partition: SOURCE.into(), arrival: now() };
         let mut decoded = Decoded::default();
@@ -108,6 +118,31 @@ impl Desk {
         if decoded.is_empty() {
             return Err(Refusal::Invalid("there is no row in the body: send one JSON object a line, or an array of them".into()));
         }
+        Ok(decoded)
+    }
+
+    /// Takes a dead letter's bytes as rows of its stream; removes it once they are durable. If the appliance ends in between, the letter is
+    /// still there although its rows were taken.
+    async fn resubmit(&self, number: u64) -> Answer {
+        let store = Arc::clone(&self.store);
+        let read = spawn_blocking(move || store.reader()?.dead_letters(number.saturating_sub(1), 1)).await;
+        let read = read.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(|error| refusal(&error))?;
+        let letter = read.into_iter().find(|(found, _)| *found == number).map(|(_, letter)| letter);
+        let letter = letter.ok_or_else(|| Refusal::NotFound(format!("there is no dead letter {number}; see /dead-letters")))?;
+        let decoded = self.decode(&letter.raw, letter.stream.as_deref())?;
+        if let Some(reject) = decoded.rejects.first() {
+            return Err(Refusal::Invalid(format!("it is refused again: {}", reject.reason)));
+        }
+        let answer = self.take(decoded).await?;
+        let writer = self.store.writer();
+        blocking(move || writer.remove_dead_letter(number).map_err(|error| refusal(&error)).map(|()| answer)).await
+    }
+
+    async fn append(&self, body: &[u8], stream: Option<&str>) -> Answer {
+        self.take(self.decode(body, stream)?).await
+    }
+
+    async fn take(&self, decoded: Decoded) -> Answer {
         let rejected: Vec<String> = decoded.rejects.iter().map(|reject| reject.reason.clone()).collect();
         let (synced, answer) = oneshot::channel();
         self.intake.take(decoded, synced).await;
@@ -174,7 +209,7 @@ pub(super) fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
     serde_json::to_vec(value).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
-/// Recorded rows, at most `limit`; `more` says whether that cut them off.
+/// Recorded rows, at most `limit`; `complete` says whether those are all.
 fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
     if wanted.from > wanted.to {
         return Err(Refusal::Invalid("`from` is later than `to`: exchange them".into()));
@@ -195,6 +230,13 @@ fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
         RecordedError::Store(error) => refusal(&error),
     })?;
     to_bytes(&json!({"stream": &*wanted.stream.id, "rows": rows, "complete": !more}))
+}
+
+/// Dead letters after a number, without their bytes.
+fn dead_letters(store: &Store, after: u64, limit: usize) -> Answer {
+    let reader = store.reader().map_err(|error| refusal(&error))?;
+    let letters = reader.dead_letters(after, limit).map_err(|error| refusal(&error))?;
+    to_bytes(&letters.iter().map(|(number, letter)| letter.head(*number)).collect::<Vec<_>>())
 }
 
 /// The parts of the last checkpoint, by name.

@@ -6,7 +6,9 @@
 pub mod bench;
 pub mod check;
 mod checkpointed;
+pub mod dead_letters;
 pub mod demo;
+pub mod history;
 pub mod replay;
 pub mod run;
 pub mod simulate;
@@ -66,6 +68,11 @@ enum Command {
     Replay(replay::Arguments),
     /// The terminal UI, attached to a running appliance
     Top(top::Arguments),
+    /// Recorded rows of a stream between two times
+    History(history::Arguments),
+    /// What was refused, with source, reason and raw bytes
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Arguments),
     /// Control charts
     #[command(subcommand)]
     Spc(Spc),
@@ -148,6 +155,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check { file } => check::run(&file),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
+        Command::History(arguments) => history::run(&arguments),
+        Command::DeadLetters(arguments) => dead_letters::run(&arguments),
         Command::Spc(Spc::Report(arguments)) => spc_report::run(&arguments),
         Command::Voxel(Voxel::Export(arguments)) => voxel_export::run(&arguments),
     }

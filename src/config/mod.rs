@@ -4,10 +4,11 @@
 //! leaves this module. A [`Config`] holds the checked configuration types of the modules it configures.
 //!
 //! - [`reader`]: keys, places, faults; [`units`]: durations and sizes.
-//! - [`streams`], [`sources`], [`pipelines`], [`charts`], [`voxels`], [`sinks`], [`service`]: one section of the file each.
+//! - [`streams`], [`sources`], [`pipelines`], [`charts`], [`quality`], [`voxels`], [`sinks`], [`service`]: one section of the file each.
 
 pub mod charts;
 pub mod pipelines;
+pub mod quality;
 pub mod reader;
 pub mod service;
 pub mod sinks;

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     reader::{Section, Value},
-    streams::not_negative,
+    streams::{not_negative, positive},
 };
 use crate::{model::Severity, quality::alert::AlertConfig};
 
@@ -75,10 +75,8 @@ pub enum ChannelKind {
 /// `[alerts]`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AlertsSection {
-    /// Cooldown.
+    /// Cooldown, and when an alert that nobody acknowledged is raised again, one severity higher.
     pub book: AlertConfig,
-    /// Unacknowledged alerts are raised again, one severity higher, after this time.
-    pub escalate_after_ns: Option<i64>,
     /// Where they go besides the outbox.
     pub channels: Vec<ChannelConfig>,
 }
@@ -141,7 +139,7 @@ pub fn alerts(root: &Section<'_>) -> AlertsSection {
     let mut alerts = AlertsSection::default();
     let Some(section) = root.section("alerts") else { return alerts };
     alerts.book.cooldown_ns = not_negative(&section, "cooldown", alerts.book.cooldown_ns);
-    alerts.escalate_after_ns = section.get("escalate_after").and_then(|value| value.duration());
+    alerts.book.escalate_after_ns = section.has("escalate_after").then(|| positive(&section, "escalate_after")).flatten();
     let channels = section.get("channels").map_or_else(Vec::new, |value| value.items());
     alerts.channels = channels.iter().filter_map(channel).collect();
     alerts

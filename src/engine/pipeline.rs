@@ -1,20 +1,23 @@
-//! One pipeline: filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, voxels }.
+//! One pipeline: filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, thresholds, voxels }.
 
 use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    PipelineConfig, Step,
-    alarms::Alarms,
-    drive::{Flow, drive},
-    timed::{Join, Pattern},
-};
+use super::{PipelineConfig, Step, alarms::Alarms};
 use crate::{
-    dataflow::{WindowOperator, join::JoinOperator, pattern::PatternOperator},
+    dataflow::{
+        Flow, WindowOperator, drive,
+        join::JoinOperator,
+        pattern::PatternOperator,
+        timed::{Join, Pattern},
+    },
     expr::{Bools, Expr, Scratch, Type},
     model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp, VoxelUpdate},
-    quality::checkpoint::{Checkpoint, CheckpointState, Emit},
+    quality::{
+        checkpoint::{Checkpoint, CheckpointState, Emit},
+        threshold::Threshold,
+    },
     spc::ChartOperator,
     voxel::Grid,
 };
@@ -89,6 +92,8 @@ pub struct Pipeline {
     pub patterns: Vec<PatternOperator>,
     /// In the configured order.
     pub charts: Vec<ChartOperator>,
+    /// In the configured order.
+    pub thresholds: Vec<Threshold>,
     /// Fed after the gate.
     pub grids: Vec<GridLane>,
     filter: Option<Expr>,
@@ -141,6 +146,7 @@ impl Pipeline {
             joins: Vec::new(),
             patterns: Vec::new(),
             charts: Vec::new(),
+            thresholds: Vec::new(),
             grids: Vec::new(),
             filter,
             derive,
@@ -168,6 +174,10 @@ impl Pipeline {
         for chart in &config.charts {
             let built = ChartOperator::new(id(), chart.clone(), &stream).map_err(|error| place("charts", &error))?;
             pipeline.charts.push(built);
+        }
+        for threshold in &config.thresholds {
+            let built = Threshold::new(threshold.clone(), &stream).map_err(|error| place(&threshold.name, &error))?;
+            pipeline.thresholds.push(built);
         }
         Ok(pipeline)
     }
@@ -200,6 +210,9 @@ impl Pipeline {
             drive(&mut Pattern(pattern), gated, places, flow, &mut out);
         }
         self.chart(gated, emit, alarms, &mut out);
+        for threshold in &mut self.thresholds {
+            threshold.push(&self.id, gated, &mut alarms.book, &mut out);
+        }
         self.fill_grids(gated, emit, &mut out);
         self.finish(out, step);
     }
@@ -332,10 +345,9 @@ impl Pipeline {
         }
         let mut batch = batch.into_owned();
         for checkpoint in &mut self.checkpoints {
-            let verdict = checkpoint.judge(&self.id, &mut batch, emit, &mut self.scratch, out);
+            let verdict = checkpoint.judge(&self.id, &mut batch, emit, &mut self.scratch, &mut alarms.book, out);
             self.counters.flagged += verdict.flagged;
             self.counters.rejected += verdict.rejected.len() as u64;
-            alarms.raise(&self.id, verdict.causes, out);
             if verdict.rejected.is_empty() {
                 continue;
             }
