@@ -39,7 +39,9 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// The program with these arguments.
 pub fn qadf_edge(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qadf-edge"));
+    // A packaged program, where one is named, instead of the one just built.
+    let program = std::env::var("QADF_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_qadf-edge").to_owned());
+    let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).env_remove("QADF_LOG").env_remove("NOTIFY_SOCKET");
     command
 }

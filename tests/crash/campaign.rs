@@ -126,8 +126,11 @@ impl Campaign {
         }
         appliance.stop();
         let [_, cache, archive, log] = &self.servers;
-        verdict::Ends { site: &self.site, cache, archive, log }.check(&sent, acknowledged);
-        eprintln!("settled and checked after {:?}", begun.elapsed());
+        let rows = verdict::Ends { site: &self.site, cache, archive, log }.check(&sent, acknowledged);
+        let (seed, seconds) = (self.seed, begun.elapsed().as_secs());
+        println!(
+            "{{\"seed\":{seed},\"crashes\":{crashes},\"seconds\":{seconds},\"rows\":{rows},\"lost\":0,\"doubled\":0,\"out_of_order\":0}}"
+        );
     }
 
     fn round(&mut self, round: u64, oracle: &Oracle) {
