@@ -187,6 +187,15 @@ impl Acknowledger {
         }
     }
 
+    /// Publishes a request that may get lost (QoS 0, not retained). Without waiting: one that finds no room is dropped.
+    pub fn request(&self, topic: &str, payload: Vec<u8>) {
+        // An error means no room or no connection: whoever asks asks again.
+        match self {
+            Self::V4(client) => drop(client.try_publish(topic, rumqttc::QoS::AtMostOnce, false, payload)),
+            Self::V5(client) => drop(client.try_publish(topic, v5::mqttbytes::QoS::AtMostOnce, false, payload)),
+        }
+    }
+
     /// Says farewell after everything acknowledged so far.
     pub async fn leave(&self) {
         match self {
