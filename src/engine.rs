@@ -8,6 +8,7 @@
 //! - `config`: what it is made of.
 //! - `pipeline`: one pipeline.
 //! - `drive`, `timed`: rows and watermark to the operators that live in event time.
+//! - `space`: a grid in a pipeline, and layers that leave memory.
 //! - `alarms`: what makes somebody look.
 //! - `state`: snapshots.
 
@@ -15,6 +16,7 @@ mod alarms;
 mod config;
 mod drive;
 mod pipeline;
+mod space;
 mod state;
 mod timed;
 
@@ -30,8 +32,9 @@ use crate::{
 pub use crate::quality::checkpoint::Emit;
 pub use alarms::words as key_words;
 pub use config::{EngineConfig, GridSource, PipelineConfig, StreamConfig};
-pub use pipeline::{GridLane, Pipeline, PipelineCounters, Rejected};
-pub use state::{Parts, StateError};
+pub use pipeline::{Pipeline, PipelineCounters, Rejected};
+pub use space::GridLane;
+pub use state::{Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
 use drive::Flow;
@@ -161,7 +164,7 @@ impl Engine {
         };
         let pipeline = &mut self.pipelines[at];
         let grid = Grid::new(source.grid.clone(), Arc::clone(&pipeline.stream)).map_err(|error| EngineError(error.to_string()))?;
-        pipeline.add_grid(id, grid);
+        pipeline.add_grid(GridLane::new(grid, source.stored_bytes_max));
         Ok(())
     }
 
@@ -303,6 +306,11 @@ impl Engine {
     pub fn set_running(&mut self, id: &str, running: bool) -> bool {
         let found = self.pipelines.iter_mut().find(|pipeline| *pipeline.id == *id);
         found.map(|pipeline| pipeline.running = running).is_some()
+    }
+
+    /// Whether much waits to leave memory with the next snapshot.
+    pub fn wants_snapshot(&self) -> bool {
+        self.grids().any(GridLane::wants_snapshot)
     }
 
     /// A grid by its id.
