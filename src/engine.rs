@@ -7,6 +7,7 @@
 //!
 //! - `config`: what it is made of.
 //! - `pipeline`: one pipeline.
+//! - `space`: a grid in a pipeline, and layers that leave memory.
 //! - `alarms`: what makes somebody look; `orders`: what somebody asks for.
 //! - `state`: snapshots.
 
@@ -14,6 +15,7 @@ mod alarms;
 mod config;
 mod orders;
 mod pipeline;
+mod space;
 mod state;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -29,8 +31,9 @@ use crate::{
 pub use crate::quality::checkpoint::Emit;
 pub use alarms::words as key_words;
 pub use config::{EngineConfig, GridSource, PipelineConfig, StreamConfig};
-pub use pipeline::{GridLane, Pipeline, PipelineCounters, Rejected};
-pub use state::{Parts, StateError};
+pub use pipeline::{Pipeline, PipelineCounters, Rejected};
+pub use space::GridLane;
+pub use state::{Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
 
@@ -166,7 +169,7 @@ impl Engine {
         };
         let pipeline = &mut self.pipelines[at];
         let grid = Grid::new(source.grid.clone(), Arc::clone(&pipeline.stream)).map_err(|error| EngineError(error.to_string()))?;
-        pipeline.add_grid(id, grid);
+        pipeline.add_grid(GridLane::new(grid, source.stored_bytes_max));
         Ok(())
     }
 
@@ -341,6 +344,11 @@ impl Engine {
     pub fn set_running(&mut self, id: &str, running: bool) -> bool {
         let found = self.pipelines.iter_mut().find(|pipeline| *pipeline.id == *id);
         found.map(|pipeline| pipeline.running = running).is_some()
+    }
+
+    /// Whether much waits to leave memory with the next snapshot.
+    pub fn wants_snapshot(&self) -> bool {
+        self.grids().any(GridLane::wants_snapshot)
     }
 
     /// A grid by its id.

@@ -205,6 +205,8 @@ pub(super) struct Fold {
     checkpoint_interval: Duration,
     /// The last input that went in.
     record: RecordNo,
+    /// Whether the engine began with nothing: what the store holds of an earlier one is dropped with the first checkpoint.
+    is_fresh: bool,
     /// Dead letters of inputs up to here are in the store already.
     answered_before: RecordNo,
     checkpointed: (RecordNo, Instant),
@@ -232,6 +234,7 @@ impl Fold {
             events: parts.events,
             requests: parts.requests,
             checkpoint_interval: parts.checkpoint_interval,
+            is_fresh: parts.resume_after == RecordNo(0),
             record: parts.resume_after,
             answered_before,
             checkpointed: (parts.resume_after, Instant::now()),
@@ -322,7 +325,7 @@ impl Fold {
             }
         }
         self.shared.stepped(started.elapsed());
-        let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval;
+        let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval || self.engine.wants_snapshot();
         self.commit(rows, due)
     }
 
@@ -343,8 +346,7 @@ impl Fold {
         let checkpoint = if checkpoint {
             self.checkpointed = (self.record, Instant::now());
             let parts = self.engine.snapshot().map_err(|error| StoreError::Refused(error.to_string()))?;
-            let parts = parts.into_iter().map(|(name, bytes)| (name, Some(bytes))).collect();
-            Some(Checkpoint { position: self.record, complete: false, parts })
+            Some(Checkpoint { position: self.record, complete: std::mem::take(&mut self.is_fresh), parts })
         } else {
             None
         };
@@ -456,8 +458,7 @@ pub(super) fn restore(
 ) -> Result<(Engine, RecordNo), StartError> {
     let mut engine = build()?;
     let Some(checkpoint) = recovered.checkpoint else { return Ok((engine, recovered.resume_after)) };
-    let parts = checkpoint.parts.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
-    match engine.restore(parts) {
+    match engine.restore(checkpoint.parts) {
         Ok(left_out) => left_out.iter().for_each(|what| tracing::warn!("left out of the checkpoint: {what}")),
         Err(error) => {
             tracing::warn!("{error}; the engine starts from the oldest row that is kept");

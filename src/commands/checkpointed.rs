@@ -40,8 +40,7 @@ pub fn read(place: &Place, wanted: impl Fn(&str) -> bool) -> Result<Checkpointed
             config.appliance.data_dir.display()
         ))
     })?;
-    let parts = checkpoint.parts.into_iter().filter(|(name, _)| name == "engine" || wanted(name));
-    let parts: Parts = parts.filter_map(|(name, bytes)| Some((name, bytes?))).collect();
+    let parts: Parts = checkpoint.parts.into_iter().filter(|(name, _)| name == "engine" || wanted(name)).collect();
     for what in engine.restore(parts).map_err(Failure::failed)? {
         eprintln!("left out of the checkpoint: {what}");
     }

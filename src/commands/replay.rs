@@ -156,8 +156,11 @@ impl Replay {
         self.engine.end(flush, &mut self.step);
         self.print()?;
         if voxels {
-            let grids: Vec<_> = self.engine.grids().flat_map(|lane| lane.grid.states()).collect();
-            for state in grids {
+            let mut states = Vec::new();
+            for lane in self.engine.grids() {
+                states.extend(lane.whole().map_err(Failure::failed)?.states());
+            }
+            for state in states {
                 let line = serde_json::to_string(&VoxelLine::of(&state)).map_err(Failure::failed)?;
                 writeln!(self.out, "{line}").map_err(|error| stdout_gone(&error))?;
             }

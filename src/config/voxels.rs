@@ -9,6 +9,9 @@ use crate::{
     voxel::{GridConfig, GridError, GridSettings, LayerBy, Transform, Weights},
 };
 
+/// What a grid's finished layers may take in the store unless configured.
+const STORED_BYTES_MAX: u64 = 4 << 30;
+
 /// Reads all grids; streams and pipelines are known already.
 pub fn read(root: &Section<'_>, engine: &EngineConfig) -> Vec<GridSource> {
     root.sections("voxels").iter().filter_map(|(name, section)| grid(name, section, engine)).collect()
@@ -26,6 +29,7 @@ fn grid(name: &At<String>, section: &Section<'_>, engine: &EngineConfig) -> Opti
         section.choice_or("weights", &[("nearest", Weights::Nearest), ("trilinear", Weights::Trilinear)], Weights::Nearest);
     let layer_by = layer_by(section);
     let bytes_max = section.get("memory").and_then(|value| value.bytes());
+    let stored_bytes_max = section.get("disk").and_then(|value| value.bytes()).unwrap_or(STORED_BYTES_MAX);
     section.finish();
     let mut settings = GridSettings::new(&name.value, &[], origin, Some(size?), voxel?);
     settings.signals = signals;
@@ -34,7 +38,7 @@ fn grid(name: &At<String>, section: &Section<'_>, engine: &EngineConfig) -> Opti
     settings.layer_by = layer_by;
     settings.bytes_max = bytes_max.unwrap_or(settings.bytes_max);
     match GridConfig::new(settings) {
-        Ok(grid) => Some(GridSource { grid, stream: Arc::clone(&stream?.id), pipeline }),
+        Ok(grid) => Some(GridSource { grid, stream: Arc::clone(&stream?.id), pipeline, stored_bytes_max }),
         Err(error) => {
             section.faults.add(&place(section, &error), format!("[{}]: {error}", section.path));
             None

@@ -61,6 +61,8 @@ pub struct GridSource {
     pub stream: Arc<str>,
     /// The pipeline whose gate the rows pass first; `None` = the first one of the stream, if there is any.
     pub pipeline: Option<Arc<str>>,
+    /// What layers that left memory may take in the store.
+    pub stored_bytes_max: u64,
 }
 
 /// The whole engine.

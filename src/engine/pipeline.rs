@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{PipelineConfig, Step, alarms::Alarms};
+use super::{PipelineConfig, Step, alarms::Alarms, space::GridLane};
 use crate::{
     dataflow::{
         Flow, WindowOperator, drive,
@@ -13,13 +13,12 @@ use crate::{
         timed::{Join, Pattern},
     },
     expr::{Bools, Expr, Scratch, Type},
-    model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp, VoxelUpdate},
+    model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp},
     quality::{
         checkpoint::{Checkpoint, CheckpointState, Emit, validate},
         threshold::Threshold,
     },
     spc::ChartOperator,
-    voxel::Grid,
 };
 
 /// A row that a checkpoint refused: it goes to the dead-letter lane.
@@ -52,19 +51,6 @@ pub struct PipelineCounters {
     pub results: u64,
     /// Arrival of the last row.
     pub last_activity: Timestamp,
-}
-
-/// A grid and what it put out last.
-#[derive(Debug)]
-pub struct GridLane {
-    /// The grid's name.
-    pub id: Arc<str>,
-    /// The grid.
-    pub grid: Grid,
-    /// The grid's version in the last snapshot.
-    pub(super) saved_version: u64,
-    announced: Timestamp,
-    touched: u64,
 }
 
 /// A running pipeline.
@@ -109,9 +95,6 @@ pub struct PipelineState {
     pub(super) counters: PipelineCounters,
     pub(super) checkpoints: Vec<CheckpointState>,
 }
-
-/// Voxel updates of a running appliance are announced at most this often, in event time.
-const ANNOUNCE_NS: i64 = 1_000_000_000;
 
 impl Pipeline {
     /// Builds the pipeline over `stream`; `other` finds the streams it joins with.
@@ -183,8 +166,8 @@ impl Pipeline {
     }
 
     /// Adds a grid that is fed after the gate.
-    pub fn add_grid(&mut self, id: Arc<str>, grid: Grid) {
-        self.grids.push(GridLane { id, grid, saved_version: 0, announced: Timestamp::MIN, touched: 0 });
+    pub fn add_grid(&mut self, lane: GridLane) {
+        self.grids.push(lane);
     }
 
     /// Takes a batch of the pipeline's stream through all operators; results are sorted by the row that caused them.
@@ -213,7 +196,10 @@ impl Pipeline {
         for threshold in &mut self.thresholds {
             threshold.push(&self.id, gated, &mut alarms.book, &mut out);
         }
-        self.fill_grids(gated, emit, &mut out);
+        for lane in &mut self.grids {
+            out.extend(lane.fill(&self.id, gated, emit));
+            lane.advance(Timestamp(flow.last()));
+        }
         self.finish(out, step);
     }
 
@@ -245,6 +231,9 @@ impl Pipeline {
         }
         for pattern in &mut self.patterns {
             pattern.advance(watermark, &mut out);
+        }
+        for lane in &mut self.grids {
+            lane.advance(watermark);
         }
         for output in &mut out {
             output.at = at;
@@ -349,24 +338,6 @@ impl Pipeline {
             *rows = Some(places);
         }
         Cow::Owned(batch)
-    }
-
-    fn fill_grids(&mut self, batch: &Batch, emit: Emit, out: &mut Vec<Output>) {
-        for lane in &mut self.grids {
-            let touched = lane.grid.update(batch, 0..batch.rows());
-            lane.touched += touched.voxels;
-            let newest = batch.time.last().copied().map_or(Timestamp::MIN, Timestamp);
-            let due = emit == Emit::All || newest.since(lane.announced) >= ANNOUNCE_NS;
-            if lane.touched == 0 || !due {
-                continue;
-            }
-            let body = VoxelUpdate { grid: Arc::clone(&lane.id), version: touched.version, touched: lane.touched };
-            let id = format!("voxel_update:{}:{}:{}", self.id, lane.id, touched.version);
-            let last = batch.seq(batch.rows().saturating_sub(1));
-            out.push(Output::new(id, &self.id, last, Body::VoxelUpdate(body)));
-            lane.touched = 0;
-            lane.announced = newest;
-        }
     }
 
     fn finish(&mut self, mut out: Vec<Output>, step: &mut Step) {

@@ -320,6 +320,14 @@ impl Reader {
         found
     }
 
+    /// The checkpoint's parts whose names begin with `prefix`, which ends with `/`, by name; those that it is read without too.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if a part is damaged.
+    pub fn parts_under(&self, prefix: &str, part: impl FnMut(String, &[u8])) -> Result<(), StoreError> {
+        checkpoint::read_under(&self.connection, prefix, part)
+    }
+
     /// Values kept under keys that start with `prefix`, in order of their keys, up to `values_max`.
     ///
     /// # Errors

@@ -174,7 +174,9 @@ fn head_fault(row: &rusqlite::Row<'_>, input: &Input, rows: u64) -> Result<Optio
                 && times == (batch.time.iter().min().copied(), batch.time.iter().max().copied())
                 && stream == Some(&*batch.stream.id)
         }
-        Input::Watermark { arrival: at, .. } | Input::Tick(at) => rows == 0 && at.0 == arrival && stream.is_none(),
+        Input::Watermark { arrival: at, .. } | Input::Tick(at) | Input::Order { time: at, .. } => {
+            rows == 0 && at.0 == arrival && stream.is_none()
+        }
         Input::End => false,
     };
     Ok((!fits).then(|| "its columns are not those of its blob".to_owned()))
