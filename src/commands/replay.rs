@@ -156,10 +156,12 @@ impl Replay {
         self.engine.end(flush, &mut self.step);
         self.print()?;
         if voxels {
-            let grids: Vec<_> = self.engine.grids().flat_map(|lane| lane.grid.states()).collect();
-            for state in grids {
-                let line = serde_json::to_string(&VoxelLine::of(&state)).map_err(Failure::failed)?;
-                writeln!(self.out, "{line}").map_err(|error| stdout_gone(&error))?;
+            let pipelines = self.engine.pipelines().iter();
+            for (pipeline, lane) in pipelines.flat_map(|pipeline| pipeline.grids.iter().map(|lane| (&*pipeline.id, lane))) {
+                for state in lane.grid.states() {
+                    let line = serde_json::to_string(&VoxelLine::of(pipeline, &state)).map_err(Failure::failed)?;
+                    writeln!(self.out, "{line}").map_err(|error| stdout_gone(&error))?;
+                }
             }
         }
         self.out.flush().map_err(|error| stdout_gone(&error))
@@ -169,17 +171,18 @@ impl Replay {
 /// A voxel as a result line.
 #[derive(serde::Serialize)]
 struct VoxelLine<'a> {
-    kind: &'static str,
     id: String,
     pipeline: &'a str,
+    kind: &'static str,
     #[serde(flatten)]
     state: &'a crate::model::VoxelState,
 }
 
 impl<'a> VoxelLine<'a> {
-    fn of(state: &'a crate::model::VoxelState) -> Self {
+    fn of(pipeline: &'a str, state: &'a crate::model::VoxelState) -> Self {
         let [i, j, k] = state.index;
-        Self { kind: "voxel", id: format!("voxel:{}:{i},{j},{k}:{}", state.grid, state.signal), pipeline: &state.grid, state }
+        let id = format!("voxel:{}:{i},{j},{k}:{}", state.grid, state.signal);
+        Self { id, pipeline, kind: "voxel", state }
     }
 }
 
