@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -25,14 +26,16 @@ use crate::{
         InboxError,
         decode::{Context, Decoded, Json, JsonLines, Routes},
     },
-    model::{Batch, Row, Stream},
+    model::{Batch, Row, Stream, VoxelState},
     spc::{ChartOperator, ChartView},
     status::{Acknowledgement, SourceRows},
-    store::{Store, StoreError},
+    store::{Reader, StoreError, Writer},
 };
 
 /// Who sends rows over HTTP, as a source and a partition.
 pub(super) const SOURCE: &str = "api";
+/// Values of voxels in an answer: the engine stands still while it is put together.
+const VOXELS_MAX: usize = 500_000;
 /// Keys of state that are listed.
 const STATES_MAX: usize = 10_000;
 
@@ -40,7 +43,10 @@ const STATES_MAX: usize = 10_000;
 pub(super) struct Desk {
     pub engine: mpsc::Sender<Request>,
     pub intake: Intake,
-    pub store: Arc<Store>,
+    /// The way into the store. A question may outlast the appliance, so it must not be what keeps the store open.
+    pub writer: Writer,
+    /// Where the store is; each question reads with a connection of its own.
+    pub directory: PathBuf,
     pub alerts: Arc<Mutex<AlertLog>>,
     pub streams: Vec<Arc<Stream>>,
     /// What became of the rows that came this way.
@@ -83,18 +89,18 @@ impl Desk {
         match act {
             Act::Append { body, stream } => self.append(&body, stream.as_deref()).await,
             Act::State { prefix } => {
-                let store = Arc::clone(&self.store);
-                blocking(move || state(&store, &prefix)).await
+                let directory = self.directory.clone();
+                blocking(move || state(&directory, &prefix)).await
             }
             Act::History { stream, from, to, condition, limit } => {
                 let known = self.streams.iter().find(|known| *known.id == *stream).cloned();
                 let stream = known.ok_or_else(|| Refusal::NotFound(format!("there is no stream `{stream}`")))?;
-                let (store, wanted) = (Arc::clone(&self.store), Wanted { stream, from, to, condition });
-                blocking(move || history(&store, &wanted, limit)).await
+                let (directory, wanted) = (self.directory.clone(), Wanted { stream, from, to, condition });
+                blocking(move || history(&directory, &wanted, limit)).await
             }
             Act::DeadLetters { after, limit } => {
-                let store = Arc::clone(&self.store);
-                blocking(move || dead_letters(&store, after, limit)).await
+                let directory = self.directory.clone();
+                blocking(move || dead_letters(&directory, after, limit)).await
             }
             Act::Resubmit(number) => self.resubmit(number).await,
             Act::Acknowledge { id, name, note } => self.acknowledge(&id, name, note).await,
@@ -124,8 +130,8 @@ impl Desk {
     /// Takes a dead letter's bytes as rows of its stream; removes it once they are durable. If the appliance ends in between, the letter is
     /// still there although its rows were taken.
     async fn resubmit(&self, number: u64) -> Answer {
-        let store = Arc::clone(&self.store);
-        let read = spawn_blocking(move || store.reader()?.dead_letters(number.saturating_sub(1), 1)).await;
+        let directory = self.directory.clone();
+        let read = spawn_blocking(move || Reader::open(&directory)?.dead_letters(number.saturating_sub(1), 1)).await;
         let read = read.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(|error| refusal(&error))?;
         let letter = read.into_iter().find(|(found, _)| *found == number).map(|(_, letter)| letter);
         let letter = letter.ok_or_else(|| Refusal::NotFound(format!("there is no dead letter {number}; see /dead-letters")))?;
@@ -134,7 +140,7 @@ impl Desk {
             return Err(Refusal::Invalid(format!("it is refused again: {}", reject.reason)));
         }
         let answer = self.take(decoded).await?;
-        let writer = self.store.writer();
+        let writer = self.writer.clone();
         blocking(move || writer.remove_dead_letter(number).map_err(|error| refusal(&error)).map(|()| answer)).await
     }
 
@@ -191,7 +197,7 @@ impl Desk {
         let Some(alert) = locked(&self.alerts).acknowledge(id, &note) else {
             return Err(Refusal::NotFound(format!("there is no alert `{id}` among the newest; see /alerts")));
         };
-        let (writer, key) = (self.store.writer(), acknowledgement_key(id));
+        let (writer, key) = (self.writer.clone(), acknowledgement_key(id));
         let bytes = serde_json::to_vec(&note).unwrap_or_default();
         blocking(move || writer.put_state(&key, Some(bytes)).map_err(|error| refusal(&error)).and_then(|()| to_bytes(&alert))).await
     }
@@ -210,11 +216,11 @@ pub(super) fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
 }
 
 /// Recorded rows, at most `limit`; `complete` says whether those are all.
-fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
+fn history(directory: &Path, wanted: &Wanted, limit: usize) -> Answer {
     if wanted.from > wanted.to {
         return Err(Refusal::Invalid("`from` is later than `to`: exchange them".into()));
     }
-    let mut reader = store.reader().map_err(|error| refusal(&error))?;
+    let mut reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let mut rows: Vec<Row> = Vec::new();
     let mut more = false;
     let each = |row| {
@@ -233,15 +239,15 @@ fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
 }
 
 /// Dead letters after a number, without their bytes.
-fn dead_letters(store: &Store, after: u64, limit: usize) -> Answer {
-    let reader = store.reader().map_err(|error| refusal(&error))?;
+fn dead_letters(directory: &Path, after: u64, limit: usize) -> Answer {
+    let reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let letters = reader.dead_letters(after, limit).map_err(|error| refusal(&error))?;
     to_bytes(&letters.iter().map(|(number, letter)| letter.head(*number)).collect::<Vec<_>>())
 }
 
 /// The parts of the last checkpoint, by name.
-fn state(store: &Store, prefix: &str) -> Answer {
-    let reader = store.reader().map_err(|error| refusal(&error))?;
+fn state(directory: &Path, prefix: &str) -> Answer {
+    let reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let checkpoint = reader.checkpoint().map_err(|error| refusal(&error))?;
     let position = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position.0);
     let parts = checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.parts);
@@ -313,6 +319,12 @@ impl Fold {
     fn voxels(&self, grid: &str, layer: Option<i64>, since: Option<u64>) -> Answer {
         let lane = self.engine.grid(grid).ok_or_else(|| Refusal::NotFound(format!("there is no grid `{grid}`")))?;
         let layer = layer.map(|layer| i32::try_from(layer).unwrap_or(i32::MAX));
+        if lane.grid.has_more_than(VOXELS_MAX, layer, since) {
+            let what = format!(
+                "that is more than {VOXELS_MAX} values: ask for one `layer` or a later `since`, or use `qadf-edge voxel export`"
+            );
+            return Err(Refusal::Invalid(what));
+        }
         let mut voxels = match (layer, since) {
             (_, Some(since)) => lane.grid.states_since(since),
             (Some(layer), None) => lane.grid.layer_states(layer),
@@ -321,7 +333,7 @@ impl Fold {
         if let (Some(layer), Some(_)) = (layer, since) {
             voxels.retain(|voxel| voxel.index[2] == i64::from(layer));
         }
-        to_bytes(&json!({"grid": grid, "version": lane.grid.version(), "voxels": voxels}))
+        to_bytes(&Voxels { grid, version: lane.grid.version(), voxels: &voxels })
     }
 
     fn chart(&self, id: &str) -> Answer {
@@ -332,6 +344,14 @@ impl Fold {
         }
         to_bytes(&views)
     }
+}
+
+/// Written as it is: a tree of so many values would take gigabytes.
+#[derive(serde::Serialize)]
+struct Voxels<'a> {
+    grid: &'a str,
+    version: u64,
+    voxels: &'a [VoxelState],
 }
 
 fn rows_of(batch: &Batch) -> Vec<Row> {

@@ -183,6 +183,7 @@ pub(super) struct Parts {
     pub engine: Engine,
     pub store: Arc<Store>,
     pub resume_after: RecordNo,
+    pub refused_through: RecordNo,
     pub checkpoint_interval: Duration,
     pub shared: Arc<Shared>,
     pub committed: Arc<watch::Sender<(Seq, Seq)>>,
@@ -205,7 +206,9 @@ pub(super) struct Fold {
     /// The last input that went in.
     record: RecordNo,
     /// Dead letters of inputs up to here are in the store already.
-    answered_before: RecordNo,
+    refused_through: RecordNo,
+    /// Those of inputs after it, for the next step.
+    letters: Vec<DeadLetter>,
     checkpointed: (RecordNo, Instant),
     published: Instant,
     tick_sent: Option<Instant>,
@@ -215,7 +218,6 @@ pub(super) struct Fold {
 impl Fold {
     pub fn new(parts: Parts) -> Result<Self, StoreError> {
         let feed = parts.store.feed(parts.resume_after)?;
-        let answered_before = RecordNo(parts.store.counters().engine_through);
         parts.shared.through.store(parts.resume_after.0, Ordering::Release);
         // Who asks before the thread has looked around sees what was recovered.
         *locked(&parts.shared.view) = EngineView::of(&parts.engine);
@@ -230,7 +232,8 @@ impl Fold {
             requests: parts.requests,
             checkpoint_interval: parts.checkpoint_interval,
             record: parts.resume_after,
-            answered_before,
+            refused_through: parts.refused_through,
+            letters: Vec::new(),
             checkpointed: (parts.resume_after, Instant::now()),
             published: Instant::now(),
             tick_sent: None,
@@ -295,7 +298,6 @@ impl Fold {
 
     fn go(&mut self, group: Vec<CommittedInput>) -> Result<(), StoreError> {
         let mut rows = Vec::with_capacity(group.len());
-        let mut letters = Vec::new();
         let started = Instant::now();
         for committed in group {
             if matches!(committed.input, Input::Tick(_)) {
@@ -304,17 +306,13 @@ impl Fold {
             self.engine.step(&committed.input, &mut self.step);
             self.record = committed.record;
             rows.push((committed.decoded_at, committed.rows));
-            if committed.record > self.answered_before {
-                letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
+            if committed.record > self.refused_through {
+                self.letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
             } else {
                 self.step.rejected.clear();
             }
         }
         self.shared.stepped(started.elapsed());
-        if !letters.is_empty() {
-            let (decoded_at, on_synced) = (Instant::now(), Box::new(|_| ()));
-            self.writer.append_blocking(Append { input: None, dead_letters: letters, decoded_at, on_synced });
-        }
         let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval;
         self.commit(rows, due)
     }
@@ -358,7 +356,8 @@ impl Fold {
                 }
             }
         };
-        Ok(StepCommit { through: self.record, outputs, checkpoint, on_committed: Box::new(on_committed) })
+        let dead_letters = std::mem::take(&mut self.letters);
+        Ok(StepCommit { through: self.record, outputs, dead_letters, checkpoint, on_committed: Box::new(on_committed) })
     }
 
     fn step_output(&self, output: &Output) -> StepOutput {

@@ -42,6 +42,11 @@ impl DeadLetter {
             "reason": self.reason, "detail": self.detail, "bytes": self.raw.len(),
         })
     }
+
+    /// About how much memory it holds.
+    pub(super) fn bytes(&self) -> usize {
+        256 + self.raw.len() + self.detail.len()
+    }
 }
 
 /// The bytes of a dead letter that are kept.
@@ -106,6 +111,8 @@ pub struct StepCommit {
     pub through: RecordNo,
     /// What came out, in order.
     pub outputs: Vec<StepOutput>,
+    /// Rows that were refused. Nothing tells a repeated one: leave out those of inputs up to [`super::Recovered::refused_through`].
+    pub dead_letters: Vec<DeadLetter>,
     /// The state, when it is time for one.
     pub checkpoint: Option<Checkpoint>,
     /// Told once it is synced. While the disk is full the writer keeps the step and tries again: nothing is told until then.
@@ -232,6 +239,7 @@ impl Command {
             Self::Step(step) => {
                 let parts = step.checkpoint.iter().flat_map(|checkpoint| &checkpoint.parts);
                 256 + step.outputs.iter().map(|output| output.json.len() + 256).sum::<usize>()
+                    + step.dead_letters.iter().map(DeadLetter::bytes).sum::<usize>()
                     + parts.map(|(_, body)| 64 + body.as_ref().map_or(0, Vec::len)).sum::<usize>()
             }
             _ => 256,

@@ -363,6 +363,12 @@ impl Committer {
                 accepted.repeated += 1;
             }
         }
+        for letter in &step.dead_letters {
+            self.append_dead_letter(letter)?;
+        }
+        if !step.dead_letters.is_empty() {
+            set_meta(&self.connection, "refused_through", step.through.0 as i64)?;
+        }
         if let Some(checkpoint) = &step.checkpoint {
             super::checkpoint::write(&self.connection, checkpoint)?;
             self.state.checkpoint = checkpoint.position.0;

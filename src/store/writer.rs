@@ -5,7 +5,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
 use super::command::{
-    Accepted, Answer, Append, Command, CommittedInput, CursorMove, Prepared, StepAccepted, StepCommit, Subscription,
+    Accepted, Answer, Append, Command, CommittedInput, CursorMove, DeadLetter, Prepared, StepAccepted, StepCommit, Subscription,
 };
 use super::encoding::{encode_batch, fits, rows_max};
 use super::error::StoreError;
@@ -86,8 +86,10 @@ impl Writer {
     /// # Errors
     /// As the commit's.
     pub fn commit_step_and_wait(&self, step: StepCommit) -> Result<StepAccepted, StoreError> {
-        let StepCommit { through, outputs, checkpoint, on_committed } = step;
-        let waited = Self::wait(|answer| self.commit_step(StepCommit { through, outputs, checkpoint, on_committed: answer }));
+        let StepCommit { through, outputs, dead_letters, checkpoint, on_committed } = step;
+        let waited = Self::wait(|answer| {
+            self.commit_step(StepCommit { through, outputs, dead_letters, checkpoint, on_committed: answer });
+        });
         on_committed(waited.clone());
         waited
     }
@@ -186,7 +188,7 @@ fn prepare(append: Append) -> Option<Prepared> {
         }
         Some(other) => vec![(other, None)],
     };
-    let letters: usize = dead_letters.iter().map(|letter| 256 + letter.raw.len() + letter.detail.len()).sum();
+    let letters: usize = dead_letters.iter().map(DeadLetter::bytes).sum();
     let bytes = 256 + letters + parts.iter().map(part_bytes).sum::<usize>();
     Some(Prepared { parts, dead_letters, decoded_at, enqueued_at: Instant::now(), bytes, on_synced })
 }
