@@ -151,6 +151,7 @@ impl Appliance {
             engine: opened.engine,
             store: Arc::clone(&store),
             resume_after: opened.resume_after,
+            refused_through: opened.refused_through,
             checkpoint_interval: config.store.checkpoint_interval,
             shared: Arc::clone(&shared),
             committed: Arc::clone(&committed),
@@ -195,7 +196,14 @@ impl Appliance {
         appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
         let streams = appliance.config.streams();
-        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, streams, rows: posted };
+        let desk = acts::Desk {
+            engine: requests,
+            intake: appliance.intake.clone(),
+            writer: store.writer(),
+            directory: store.directory().to_owned(),
+            streams,
+            rows: posted,
+        };
         appliance.others.spawn(desk.run(api_asked, appliance.stop_others.subscribe()));
         let token = appliance.config.http.token.clone();
         let handle = api::Handle { snapshot, requests: api_requests, events, token };
@@ -378,6 +386,7 @@ struct Opened {
     store: Store,
     engine: Engine,
     resume_after: crate::store::RecordNo,
+    refused_through: crate::store::RecordNo,
 }
 
 async fn open(config: &Config) -> Result<Opened, StartError> {
@@ -396,8 +405,9 @@ async fn open(config: &Config) -> Result<Opened, StartError> {
         for notice in &recovered.notices {
             tracing::warn!("{notice}");
         }
+        let refused_through = recovered.refused_through;
         let (engine, resume_after) = fold::restore(build, &store, recovered)?;
-        Ok(Opened { store, engine, resume_after })
+        Ok(Opened { store, engine, resume_after, refused_through })
     };
     spawn_blocking(work).await.unwrap_or_else(|error| Err(StartError::Engine(error.to_string())))
 }

@@ -17,7 +17,11 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
-use super::{Act, Handle, Request, Snapshot, guard, openapi, problem::Problem, quality};
+use super::{
+    Act, Handle, Request, Snapshot, guard, openapi,
+    problem::{PROBLEM, Problem},
+    quality,
+};
 use crate::{model::Timestamp, status};
 
 /// The largest body of `POST /rows`.
@@ -61,12 +65,30 @@ pub fn api(handle: Handle) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(handle.clone(), guard::check))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::map_response(as_problem))
         .with_state(handle)
 }
 
 /// The router of the metrics listener.
 pub fn metrics(handle: Handle) -> Router {
-    Router::new().route("/metrics", get(metrics_page)).fallback(unknown).with_state(handle)
+    Router::new()
+        .route("/metrics", get(metrics_page))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(handle)
+}
+
+/// Errors that the framework found, such as a body that is too large, in the shape of all others.
+async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || kind.is_some_and(|kind| kind == PROBLEM) {
+        return response;
+    }
+    // Its text is short; without it the status says enough.
+    let text = axum::body::to_bytes(response.into_body(), 4_096).await.unwrap_or_default();
+    Problem::new(status, String::from_utf8_lossy(&text)).into_response()
 }
 
 async fn unknown(uri: axum::http::Uri) -> Problem {

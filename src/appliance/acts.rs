@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -24,14 +25,16 @@ use crate::{
         InboxError,
         decode::{Context, Decoded, Json, JsonLines, Routes},
     },
-    model::{Batch, Row, Stream},
+    model::{Batch, Row, Stream, VoxelState},
     spc::{ChartOperator, ChartView},
     status::SourceRows,
-    store::{Store, StoreError},
+    store::{Reader, StoreError, Writer},
 };
 
 /// Who sends rows over HTTP, as a source and a partition.
 pub(super) const SOURCE: &str = "api";
+/// Values of voxels in an answer: the engine stands still while it is put together.
+const VOXELS_MAX: usize = 500_000;
 /// Keys of state that are listed.
 const STATES_MAX: usize = 10_000;
 
@@ -39,7 +42,10 @@ const STATES_MAX: usize = 10_000;
 pub(super) struct Desk {
     pub engine: mpsc::Sender<Request>,
     pub intake: Intake,
-    pub store: Arc<Store>,
+    /// The way into the store. A question may outlast the appliance, so it must not be what keeps the store open.
+    pub writer: Writer,
+    /// Where the store is; each question reads with a connection of its own.
+    pub directory: PathBuf,
     pub streams: Vec<Arc<Stream>>,
     /// What became of the rows that came this way.
     pub rows: Arc<Mutex<SourceRows>>,
@@ -76,18 +82,18 @@ impl Desk {
         match act {
             Act::Append { body, stream } => self.append(&body, stream.as_deref()).await,
             Act::State { prefix } => {
-                let store = Arc::clone(&self.store);
-                blocking(move || state(&store, &prefix)).await
+                let directory = self.directory.clone();
+                blocking(move || state(&directory, &prefix)).await
             }
             Act::History { stream, from, to, condition, limit } => {
                 let known = self.streams.iter().find(|known| *known.id == *stream).cloned();
                 let stream = known.ok_or_else(|| Refusal::NotFound(format!("there is no stream `{stream}`")))?;
-                let (store, wanted) = (Arc::clone(&self.store), Wanted { stream, from, to, condition });
-                blocking(move || history(&store, &wanted, limit)).await
+                let (directory, wanted) = (self.directory.clone(), Wanted { stream, from, to, condition });
+                blocking(move || history(&directory, &wanted, limit)).await
             }
             Act::DeadLetters { after, limit } => {
-                let store = Arc::clone(&self.store);
-                blocking(move || dead_letters(&store, after, limit)).await
+                let directory = self.directory.clone();
+                blocking(move || dead_letters(&directory, after, limit)).await
             }
             Act::Resubmit(number) => self.resubmit(number).await,
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
@@ -116,8 +122,8 @@ impl Desk {
     /// Takes a dead letter's bytes as rows of its stream; removes it once they are durable. If the appliance ends in between, the letter is
     /// still there although its rows were taken.
     async fn resubmit(&self, number: u64) -> Answer {
-        let store = Arc::clone(&self.store);
-        let read = spawn_blocking(move || store.reader()?.dead_letters(number.saturating_sub(1), 1)).await;
+        let directory = self.directory.clone();
+        let read = spawn_blocking(move || Reader::open(&directory)?.dead_letters(number.saturating_sub(1), 1)).await;
         let read = read.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(|error| refusal(&error))?;
         let letter = read.into_iter().find(|(found, _)| *found == number).map(|(_, letter)| letter);
         let letter = letter.ok_or_else(|| Refusal::NotFound(format!("there is no dead letter {number}; see /dead-letters")))?;
@@ -126,7 +132,7 @@ impl Desk {
             return Err(Refusal::Invalid(format!("it is refused again: {}", reject.reason)));
         }
         let answer = self.take(decoded).await?;
-        let writer = self.store.writer();
+        let writer = self.writer.clone();
         blocking(move || writer.remove_dead_letter(number).map_err(|error| refusal(&error)).map(|()| answer)).await
     }
 
@@ -189,11 +195,11 @@ pub(super) fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
 }
 
 /// Recorded rows, at most `limit`; `complete` says whether those are all.
-fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
+fn history(directory: &Path, wanted: &Wanted, limit: usize) -> Answer {
     if wanted.from > wanted.to {
         return Err(Refusal::Invalid("`from` is later than `to`: exchange them".into()));
     }
-    let mut reader = store.reader().map_err(|error| refusal(&error))?;
+    let mut reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let mut rows: Vec<Row> = Vec::new();
     let mut more = false;
     let each = |row| {
@@ -212,15 +218,15 @@ fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
 }
 
 /// Dead letters after a number, without their bytes.
-fn dead_letters(store: &Store, after: u64, limit: usize) -> Answer {
-    let reader = store.reader().map_err(|error| refusal(&error))?;
+fn dead_letters(directory: &Path, after: u64, limit: usize) -> Answer {
+    let reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let letters = reader.dead_letters(after, limit).map_err(|error| refusal(&error))?;
     to_bytes(&letters.iter().map(|(number, letter)| letter.head(*number)).collect::<Vec<_>>())
 }
 
 /// The parts of the last checkpoint, by name.
-fn state(store: &Store, prefix: &str) -> Answer {
-    let reader = store.reader().map_err(|error| refusal(&error))?;
+fn state(directory: &Path, prefix: &str) -> Answer {
+    let reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let checkpoint = reader.checkpoint().map_err(|error| refusal(&error))?;
     let position = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position.0);
     let parts = checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.parts);
@@ -294,6 +300,12 @@ impl Fold {
     fn voxels(&self, grid: &str, layer: Option<i64>, since: Option<u64>) -> Answer {
         let lane = self.engine.grid(grid).ok_or_else(|| Refusal::NotFound(format!("there is no grid `{grid}`")))?;
         let layer = layer.map(|layer| i32::try_from(layer).unwrap_or(i32::MAX));
+        if lane.grid.has_more_than(VOXELS_MAX, layer, since) {
+            let what = format!(
+                "that is more than {VOXELS_MAX} values: ask for one `layer` or a later `since`, or use `qadf-edge voxel export`"
+            );
+            return Err(Refusal::Invalid(what));
+        }
         let mut voxels = match (layer, since) {
             (_, Some(since)) => lane.grid.states_since(since),
             (Some(layer), None) => lane.grid.layer_states(layer),
@@ -302,7 +314,7 @@ impl Fold {
         if let (Some(layer), Some(_)) = (layer, since) {
             voxels.retain(|voxel| voxel.index[2] == i64::from(layer));
         }
-        to_bytes(&json!({"grid": grid, "version": lane.grid.version(), "voxels": voxels}))
+        to_bytes(&Voxels { grid, version: lane.grid.version(), voxels: &voxels })
     }
 
     pub(super) fn chart(&self, id: &str) -> Answer {
@@ -313,6 +325,15 @@ impl Fold {
         }
         to_bytes(&views)
     }
+}
+
+/// Written as it is: a tree of so many values would take gigabytes.
+#[derive(serde::Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the answer")]
+struct Voxels<'a> {
+    grid: &'a str,
+    version: u64,
+    voxels: &'a [VoxelState],
 }
 
 fn rows_of(batch: &Batch) -> Vec<Row> {

@@ -184,6 +184,8 @@ pub(super) struct Parts {
     pub engine: Engine,
     pub store: Arc<Store>,
     pub resume_after: RecordNo,
+    /// What the engine refused of inputs up to here is among the dead letters.
+    pub refused_through: RecordNo,
     pub checkpoint_interval: Duration,
     pub shared: Arc<Shared>,
     pub committed: Arc<watch::Sender<(Seq, Seq)>>,
@@ -220,7 +222,7 @@ pub(super) struct Fold {
 impl Fold {
     pub fn new(parts: Parts) -> Result<Self, StoreError> {
         let feed = parts.store.feed(parts.resume_after)?;
-        let answered_before = RecordNo(parts.store.counters().refused_through);
+        let answered_before = parts.refused_through;
         parts.shared.through.store(parts.resume_after.0, Ordering::Release);
         // Who asks before the thread has looked around sees what was recovered.
         *locked(&parts.shared.view) = EngineView::of(&parts.engine);

@@ -240,10 +240,9 @@ impl Aggregate {
         let real = |value: f64| if value.is_finite() { Number::Real(value) } else { Number::Null };
         match (self.function, accumulator) {
             (_, Accumulator::Count(count)) => Number::Integer(*count as i64),
-            (_, Accumulator::Sum(_, _, 0)) => Number::Null,
+            (_, Accumulator::Sum(_, _, 0) | Accumulator::Moments(0 | 1, ..)) => Number::Null,
             (Function::Mean, Accumulator::Sum(sum, compensation, count)) => real((sum + compensation) / *count as f64),
             (_, Accumulator::Sum(sum, compensation, _)) => real(sum + compensation),
-            (_, Accumulator::Moments(0 | 1, ..)) => Number::Null,
             (Function::Stddev, Accumulator::Moments(count, _, m2)) => real((m2 / (count - 1) as f64).sqrt()),
             (_, Accumulator::Moments(count, _, m2)) => real(m2 / (count - 1) as f64),
             (Function::Min, Accumulator::Extremes(min, _)) => real(*min),

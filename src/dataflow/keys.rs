@@ -197,6 +197,7 @@ pub struct KeyMemo {
     by_code: Vec<Option<(Arc<str>, u32)>>,
     null: Option<u32>,
     /// With several tags: a number for each text, by tag.
+    #[expect(clippy::type_complexity, reason = "a pair of lookups of one tag")]
     texts: Vec<(Vec<Option<(Arc<str>, u32)>>, FxHashMap<Arc<str>, u32>)>,
     /// The combination of a prefix's combination and a text, and the key number of whole combinations.
     steps: FxHashMap<(u32, u32), u32>,

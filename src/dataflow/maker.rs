@@ -82,6 +82,7 @@ impl Maker {
     }
 
     /// Fires the window of a key.
+    #[expect(clippy::too_many_arguments, reason = "what makes up one result")]
     pub fn fire(
         &self,
         key: &KeyTexts,

@@ -81,6 +81,7 @@ impl WindowOperator {
     ///
     /// # Errors
     /// A specification that makes no sense, or a tag that the stream does not have.
+    #[expect(clippy::needless_pass_by_value, reason = "as the other operators")]
     pub fn new(pipeline: Arc<str>, config: WindowConfig, stream: &Stream) -> Result<Self, WindowError> {
         config.check()?;
         let tag = |name: &Arc<str>| {
@@ -206,6 +207,7 @@ impl WindowOperator {
     }
 
     /// Adds a row to windows of which the first have fired, which fires those again.
+    #[expect(clippy::too_many_arguments, reason = "the row, and what its windows are made of")]
     fn revise(
         &mut self,
         slices: &Slices,

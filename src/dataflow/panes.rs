@@ -43,6 +43,7 @@ struct Line {
     panes: VecDeque<(i64, u32)>,
     /// `nodes[level - 1]`: number and place of those that are made, by rising number.
     nodes: Vec<VecDeque<(i64, u32)>>,
+    #[expect(clippy::box_collection, reason = "most lines have none: 8 bytes instead of 24")]
     spoken: Option<Box<BTreeMap<i64, Spoken>>>,
     /// How often it had no pane when panes were freed.
     idle: u8,

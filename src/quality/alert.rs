@@ -255,11 +255,11 @@ impl AlertBook {
         self.changed |= !outputs.is_empty();
         for output in &outputs {
             // The louder one holds back what follows, like any other.
-            if let (Body::Alert(alert), Some(record)) = (&output.body, self.history.iter().find(|one| one.ids.contains(&output.id)))
+            if let Body::Alert(alert) = &output.body
+                && let Some(record) = self.history.iter().find(|one| one.ids.contains(&output.id))
+                && let Some(last) = self.raised.get_mut(&place(&record.pipeline, &record.metric))
             {
-                if let Some(last) = self.raised.get_mut(&place(&record.pipeline, &record.metric)) {
-                    last.severity = last.severity.max(alert.severity);
-                }
+                last.severity = last.severity.max(alert.severity);
             }
         }
         outputs

@@ -86,6 +86,8 @@ pub struct Pages {
     logged: BTreeMap<u32, u64>,
     free: BTreeSet<u32>,
     page_bytes: usize,
+    /// How many.
+    #[expect(clippy::struct_field_names, reason = "their number")]
     pages: u32,
 }
 
@@ -393,7 +395,11 @@ mod tests {
         log.push("-wal");
         let mut all = Vec::new();
         let pages = Pages::open(path, Path::new(&log), page_bytes).unwrap();
-        pages.each(|found| Ok::<_, ()>(all.push(found))).unwrap();
+        let each = pages.each(|found| {
+            all.push(found);
+            Ok::<_, ()>(())
+        });
+        each.unwrap();
         all
     }
 

@@ -104,13 +104,16 @@ impl Committer {
         committer
     }
 
-    /// Works until the queue is closed and empty, or a sync fails.
-    pub fn run(mut self) {
+    /// Works until the queue is closed and empty, or a sync fails. `on_corrupt` hears of damage before anybody else does.
+    pub fn run(mut self, on_corrupt: impl FnOnce(&str)) {
         let ended = self.work();
         let error = ended.err().unwrap_or(StoreError::Closed);
         self.shared.queue.close(error.clone());
         let (rest, _) = self.shared.queue.take(usize::MAX, usize::MAX, Duration::ZERO);
         self.kept.drain(..).chain(rest).for_each(|command| command.refuse(error.clone()));
+        if let StoreError::Corrupt(why) = &error {
+            on_corrupt(why);
+        }
         if error != StoreError::Closed {
             self.shared.fatal(error);
         }
@@ -511,7 +514,6 @@ impl Committer {
         live.balances = self.state.balances();
         live.counters.committed = self.state.next_record - 1;
         live.counters.engine_through = self.state.checkpoint;
-        live.counters.refused_through = self.state.checkpoint.max(self.state.refused_through);
         live.counters.bytes_max = self.sweeper.bytes_max();
     }
 

@@ -2,6 +2,8 @@
 //!
 //! A report is kept in the table `lost` for as long as the store lives, so that a gap in the numbers is never a riddle.
 
+use std::fmt::Write;
+
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
@@ -119,20 +121,27 @@ impl Loss {
     pub fn said(&self) -> String {
         let Self { lost, kept, .. } = self;
         let mut said = format!("the store was damaged ({}); the file is kept as {}", self.why, self.set_aside);
-        said += &format!(
+        let _ = write!(
+            said,
             "; {} records with {} rows, {} results and {} dead letters were brought back",
             kept.records, kept.rows, kept.results, kept.dead_letters
         );
         for (what, ranges) in [("records", &lost.records), ("rows", &lost.rows), ("results", &lost.results)] {
             if ranges.count > 0 {
-                said += &format!("; {} {what} are lost: {}", ranges.count, ranges.said());
+                let _ = write!(said, "; {} {what} are lost: {}", ranges.count, ranges.said());
             }
         }
-        self.notes.iter().for_each(|note| said += &format!("; {note}"));
+        for note in &self.notes {
+            said.push_str("; ");
+            said.push_str(note);
+        }
         said
     }
 
     /// Keeps the report.
+    ///
+    /// # Errors
+    /// As the disk's.
     pub fn keep(&self, connection: &Connection, at: Timestamp) -> Result<(), StoreError> {
         let report = serde_json::to_string(self).map_err(|error| StoreError::Refused(error.to_string()))?;
         let text = "INSERT INTO lost VALUES ((SELECT coalesce(max(number), 0) + 1 FROM lost), ?1, ?2)";

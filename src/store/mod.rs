@@ -133,6 +133,8 @@ pub struct Recovered {
     pub checkpoint: Option<Checkpoint>,
     /// The record after which the engine goes on.
     pub resume_after: RecordNo,
+    /// The dead letters of inputs up to here are in the store, whatever the engine goes over again.
+    pub refused_through: RecordNo,
     /// How many records it has to go over again.
     pub to_replay: u64,
     /// What could not be used, in words: a damaged checkpoint or file.
@@ -168,10 +170,10 @@ impl Store {
         let committer = Committer::new(connection, state, sweeper, Arc::clone(&shared));
         let threads = vec![
             spawn("store", {
-                let shared = Arc::clone(&shared);
+                let (shared, directory) = (Arc::clone(&shared), directory.to_owned());
                 move || {
                     let _closing = CloseAtEnd(shared);
-                    committer.run();
+                    committer.run(|why| salvage::mark(&directory, why));
                 }
             })?,
             spawn("store-log", {
@@ -328,6 +330,7 @@ fn recover(connection: &rusqlite::Connection, state: &State) -> Result<Recovered
         Err(error) => return Err(error),
     }
     recovered.resume_after = recovered.checkpoint.as_ref().map_or(RecordNo(0), |checkpoint| checkpoint.position);
+    recovered.refused_through = RecordNo(schema::meta(connection, "refused_through")?.max(0) as u64);
     let oldest: Option<i64> = connection.query_row("SELECT min(record) FROM inbox", [], |row| row.get(0))?;
     let first = recovered.resume_after.0.max(oldest.map_or(0, |oldest| oldest as u64 - 1));
     recovered.to_replay = (state.next_record - 1).saturating_sub(first);

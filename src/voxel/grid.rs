@@ -207,6 +207,15 @@ impl Grid {
         self.states_of(&self.layer_keys(layer))
     }
 
+    /// Whether more than `most` voxels of a layer, of the tiles touched after a version, or of all have a value, signals counted apart.
+    pub fn has_more_than(&self, most: usize, layer: Option<i32>, since: Option<u64>) -> bool {
+        let is_asked =
+            |tile: &Tile| layer.is_none_or(|layer| tile.key.layer() == layer) && since.is_none_or(|version| tile.version > version);
+        let keys = self.keys(is_asked);
+        let values = (0..self.lanes.len()).flat_map(|signal| self.voxels_of(keys.clone(), signal));
+        values.take(most.saturating_add(1)).count() > most
+    }
+
     /// All rows of the voxels whose centres lie in `region`, together; `None` of none.
     pub fn region(&self, region: &Region, signal: usize) -> Option<Stats> {
         let keys = self.keys(|tile| self.may_meet(tile.key, region));

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use crate::servers::free_port;
 
 /// Longer than anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(240);
+pub const PATIENCE: Duration = Duration::from_mins(4);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// Looks until there is something to see.

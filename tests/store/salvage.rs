@@ -247,7 +247,7 @@ fn a_flipped_byte_of_the_header_never_stops_a_start_and_loses_no_row() {
 fn a_flipped_byte_of_the_file_costs_what_it_is_in_and_nothing_else() {
     let image = image(small(), &batches(60), End::Closed);
     let length = length(&image, "store.db");
-    let all = flip(&image, "store.db", (100..length).step_by(length / 250 | 1));
+    let all = flip(&image, "store.db", (100..length).step_by((length / 250) | 1));
     assert!(all.len() >= 200, "{} places", all.len());
     assert!(all.iter().any(|survived| survived.rows_lost > 0));
     assert!(all.iter().all(|survived| survived.rows_lost <= 400), "{all:?}");
@@ -259,7 +259,7 @@ fn a_flipped_byte_of_the_log_of_a_killed_process_costs_what_it_is_in() {
     let length = length(&image, "store.db-wal");
     let header = flip(&image, "store.db-wal", 0..32);
     assert!(header.iter().all(|survived| survived.rows_lost == 0), "{header:?}");
-    let all = flip(&image, "store.db-wal", (32..length - 4 * 536).step_by(length / 200 | 1));
+    let all = flip(&image, "store.db-wal", (32..length - 4 * 536).step_by((length / 200) | 1));
     assert!(all.len() >= 150 && all.iter().all(|survived| survived.at_start), "{all:?}");
     assert!(all.iter().all(|survived| survived.rows_lost <= 400), "{all:?}");
 }
@@ -279,7 +279,7 @@ fn cut(image: &Image, lengths: impl Iterator<Item = usize>) -> Vec<Survived> {
 fn a_file_that_is_cut_anywhere_keeps_what_is_before_the_cut() {
     let image = image(small(), &batches(60), End::Closed);
     let length = length(&image, "store.db");
-    let all = cut(&image, (0..length).step_by(length / 100 | 1).chain([1, 99, 100, 511, 512, length - 1]));
+    let all = cut(&image, (0..length).step_by((length / 100) | 1).chain([1, 99, 100, 511, 512, length - 1]));
     assert!(all.iter().all(|survived| survived.at_start && !survived.by_repair), "{all:?}");
     let late = &all[80..100];
     assert!(late.iter().all(|survived| survived.rows_lost < image.rows / 2), "{late:?}");
