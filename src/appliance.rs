@@ -61,6 +61,8 @@ const EVENTS_MAX: usize = 4_096;
 const PARCELS_MAX: usize = 64;
 /// How long the end may take for sources to drain.
 const DRAIN_MAX: Duration = Duration::from_secs(15);
+/// How long a sink's cursor may stand while something waits: an attempt and an open circuit, twice.
+const STALLED_AFTER: Duration = Duration::from_mins(2);
 /// How long sinks may still deliver at the end.
 const DELIVER_MAX: Duration = Duration::from_secs(10);
 
@@ -231,8 +233,15 @@ impl Appliance {
         let mut all = Vec::new();
         for (number, sink) in self.config.sinks.iter().enumerate() {
             let route = route(&self.config, &sink.id);
-            let backlog = StoredBacklog::open(store.reader()?, store.writer(), &sink.id, route, StartAt::Oldest)
-                .map_err(|error| StartError::Sink(format!("sink `{}`: {error}", sink.id)))?;
+            let open = {
+                let (store, id) = (Arc::downgrade(store), Arc::clone(&sink.id));
+                move || {
+                    let store = store.upgrade().ok_or(StoreError::Closed)?;
+                    StoredBacklog::open(store.reader()?, store.writer(), &id, route.clone(), StartAt::Oldest)
+                }
+            };
+            // Known to the store from here on: what comes is kept for it.
+            open().map_err(|error| StartError::Sink(format!("sink `{}`: {error}", sink.id)))?;
             let counters = Arc::new(SinkCounters::default());
             all.push((Arc::clone(&sink.id), sink.kind(), Arc::clone(&counters)));
             let endpoint = Endpoint { name: Arc::clone(&sink.id), identity: identity.clone(), settings: sink.settings.clone() };
@@ -242,12 +251,16 @@ impl Appliance {
                 seed: number as u64,
                 ..deliver::Config::default()
             };
-            let (committed, stop, id) = (committed.clone(), self.stop_sinks.subscribe(), Arc::clone(&sink.id));
-            self.sinks.spawn(async move {
-                if let Err(error) = deliver::run(config, endpoint, backlog, committed, counters, stop).await {
-                    tracing::error!(sink = %id, "the sink ended: {error}");
-                }
-            });
+            let supervised = deliver::Supervised {
+                name: Arc::clone(&sink.id),
+                config,
+                connect: endpoint,
+                committed: committed.clone(),
+                counters,
+                stop: self.stop_sinks.subscribe(),
+                stalled_after: STALLED_AFTER,
+            };
+            self.sinks.spawn(deliver::supervise(supervised, open));
         }
         for (number, channel) in self.config.alerts.channels.iter().enumerate() {
             // No rows, and the alerts of all pipelines; a new channel does not tell of the past.

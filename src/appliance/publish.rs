@@ -336,6 +336,8 @@ impl Publisher {
                     rows,
                     results_buffered: of(Lane::Results).map_or(0, |balance| balance.buffered),
                     retries: now.retries,
+                    restarts: now.restarts,
+                    stalled_seconds: now.standing_ms.div_ceil(1000),
                 }
             })
             .collect()
@@ -372,9 +374,19 @@ impl Publisher {
         problems.extend(down.map(|source| format!("source {}: {}", source.id, source.detail)));
         let down = sinks.iter().filter(|sink| !sink.up && !sink.detail.is_empty());
         problems.extend(down.map(|sink| format!("sink {}: {}", sink.id, sink.detail)));
+        problems.extend(sinks.iter().filter(|sink| sink.stalled_seconds > 0).map(stalled));
         problems.extend(imbalances(sources, sinks));
         problems
     }
+}
+
+/// A cursor that stands although something waits.
+fn stalled(sink: &SinkStatus) -> String {
+    let SinkStatus { id, stalled_seconds, restarts, rows, results_buffered, .. } = sink;
+    let waits = format!("{} rows and {results_buffered} results wait", rows.buffered);
+    format!(
+        "sink {id}: nothing was confirmed for {stalled_seconds} s although {waits}; started again {restarts} times: look at its server"
+    )
 }
 
 /// Rows unaccounted for: a fault of the program.

@@ -307,6 +307,12 @@ pub struct SinkStatus {
     pub results_buffered: u64,
     /// Attempts that failed.
     pub retries: u64,
+    /// How often it was started again because it ended or got nowhere.
+    #[serde(default)]
+    pub restarts: u64,
+    /// How long its cursor stands although something waits, seconds; 0 = it gets on.
+    #[serde(default)]
+    pub stalled_seconds: u64,
 }
 
 /// The store's figures.

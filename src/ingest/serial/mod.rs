@@ -6,6 +6,7 @@
 
 mod acknowledge;
 mod bridge;
+mod host;
 mod lines;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -16,6 +17,7 @@ use tokio::{
 };
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
+pub use self::host::BridgeHost;
 use self::{bridge::BridgeLine, lines::Lines};
 use super::{
     InboxError, Parcel, SourceStatus,
