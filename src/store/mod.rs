@@ -5,7 +5,7 @@
 //! of their own ([`Reader`]).
 //!
 //! ```text
-//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_record, next_seq, next_result
+//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_record, next_seq, next_result, refused_through
 //! streams       number, id                 what inbox.stream and spans.stream mean
 //! inbox         record*, seq, rows, stream, arrival, time_min, time_max, body
 //!                                          one input a record; `body` as in encoding.rs; rows have the numbers seq … seq+rows−1
