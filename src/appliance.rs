@@ -18,6 +18,7 @@
 mod acts;
 mod fold;
 mod intake;
+mod losses;
 mod orders;
 mod process;
 mod publish;
@@ -396,6 +397,7 @@ async fn open(config: &Config) -> Result<Opened, StartError> {
         for notice in &recovered.notices {
             tracing::warn!("{notice}");
         }
+        losses::announce(&store)?;
         let (engine, resume_after) = fold::restore(build, &store, recovered)?;
         Ok(Opened { store, engine, resume_after })
     };

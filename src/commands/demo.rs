@@ -20,11 +20,11 @@ use super::{
     until_told,
 };
 use crate::{
+    api::Snapshot,
     appliance::{Appliance, Brokers, Usage, now},
     config::{self, Config},
     ingest::{SourceKind, start_broker},
     simulate::{Faults, Outlets, Report, SAMPLES_HZ, Settings, Simulator},
-    api::Snapshot,
     status::SourceRows,
     tui,
 };
