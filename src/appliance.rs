@@ -18,6 +18,7 @@
 mod acts;
 mod fold;
 mod intake;
+mod losses;
 mod orders;
 mod process;
 mod publish;
@@ -419,6 +420,7 @@ async fn open(config: &Config) -> Result<Opened, StartError> {
             tracing::warn!("{notice}");
         }
         let refused_through = recovered.refused_through;
+        losses::announce(&store)?;
         let (engine, resume_after) = fold::restore(build, &store, recovered)?;
         Ok(Opened { store, engine, resume_after, refused_through })
     };

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{acts::SOURCE, fold::Shared, locked, now, process::Usage};
+use super::{acts::SOURCE, fold::Shared, locked, losses::STORE, now, process::Usage};
 use crate::{
     config::Config,
     deliver::SinkCounters,
@@ -265,7 +265,10 @@ impl Publisher {
         sources.push(SourceStatus { id, kind, state, detail: String::new(), rows: *locked(&self.posted) });
         let sinks = self.sink_statuses();
         let store = self.store_status();
-        let problems = self.problems(&sources, &sinks, view.silent);
+        let mut problems = self.problems(&sources, &sinks, view.silent);
+        // Until somebody takes note of it.
+        let of_store = view.alerts.iter().filter(|alert| alert.source == STORE && alert.acknowledged.is_none());
+        problems.extend(of_store.map(|alert| format!("store: {}", alert.message)));
         let figures = self.shared.figures();
         Snapshot {
             appliance: self.appliance.clone(),
@@ -366,6 +369,11 @@ impl Publisher {
         match self.store.counters().status {
             State::Good => {}
             State::Full(why) | State::Degraded(why) | State::Fatal(why) => problems.push(format!("store: {why}")),
+        }
+        let counters = self.store.counters();
+        if let Some(why) = counters.damage {
+            let records = counters.records_damaged;
+            problems.push(format!("store: damaged ({why}); {records} records cannot be read; the next start salvages what can be"));
         }
         if self.shared.idle_for() > STUCK_AFTER {
             problems.push(format!("engine: no progress for {} s", self.shared.idle_for().as_secs()));

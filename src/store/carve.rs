@@ -86,7 +86,7 @@ pub struct Pages {
     logged: BTreeMap<u32, u64>,
     free: BTreeSet<u32>,
     page_bytes: usize,
-    /// How many.
+    /// Of the file alone.
     #[expect(clippy::struct_field_names, reason = "their number")]
     pages: u32,
 }
@@ -141,10 +141,6 @@ impl Pages {
                 self.logged.extend(uncommitted.drain(..));
             }
         }
-        let last = self.logged.keys().next_back().copied().unwrap_or(0);
-        // A page number that was damaged does not make us read four thousand million pages.
-        let most = self.pages.saturating_add(u32::try_from(self.logged.len()).unwrap_or(u32::MAX));
-        self.pages = self.pages.max(last.min(most));
         Ok(())
     }
 
@@ -181,7 +177,8 @@ impl Pages {
     /// # Errors
     /// Those of `found`, at once.
     pub fn each<E>(&self, mut found: impl FnMut(Found) -> Result<(), E>) -> Result<(), E> {
-        for number in (1..=self.pages).filter(|number| !self.free.contains(number)) {
+        let beyond = self.logged.keys().copied().filter(|number| *number > self.pages);
+        for number in (1..=self.pages).chain(beyond).filter(|number| !self.free.contains(number)) {
             let Some(page) = self.page(number) else { continue };
             let start = start_of(number);
             let Some(kind) = page.get(start).copied().filter(|kind| [TABLE_LEAF, INDEX_LEAF, INDEX_INNER].contains(kind)) else {
@@ -222,8 +219,9 @@ impl Pages {
 
     /// Whether the list of free pages, of which the next ones are taken, is as long as the header says and within the file.
     pub fn free_list_is_whole(&self) -> bool {
-        let counted = self.page(1).and_then(|header| word(&header, 36));
-        counted == u32::try_from(self.free.len()).ok() && self.free.iter().all(|page| (2..=self.pages).contains(page))
+        let Some(header) = self.page(1) else { return false };
+        let pages = word(&header, 28).unwrap_or(0);
+        word(&header, 36) == u32::try_from(self.free.len()).ok() && self.free.iter().all(|page| (2..=pages).contains(page))
     }
 
     fn cell(&self, kind: u8, page: &[u8], at: usize) -> Option<(Option<i64>, Vec<Value>)> {

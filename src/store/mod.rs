@@ -5,7 +5,8 @@
 //! of their own ([`Reader`]).
 //!
 //! ```text
-//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_record, next_seq, next_result, refused_through
+//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_result, refused_through,
+//!                                          first_record, first_seq, first_result (the oldest that are kept)
 //! streams       number, id                 what inbox.stream and spans.stream mean
 //! inbox         record*, seq, rows, stream, arrival, time_min, time_max, body
 //!                                          one input a record; `body` as in encoding.rs; rows have the numbers seq … seq+rows−1
@@ -27,6 +28,7 @@
 //! - Records and results are numbered from 1 without gaps in the order of commit, rows likewise; a salvage may leave gaps, and says so.
 //!   Numbers are never given twice: the newest record and result are never removed.
 //! - A command is answered only after the sync of the transaction that holds it; a transaction holds all of a command or nothing.
+//! - A damaged file never stops a start: what can be read of it is in the new one, and what cannot is named in `lost` (salvage.rs).
 //! - Removal is from the oldest on; nothing after the engine's checkpoint is removed.
 //! - What a crash leaves is what the last synced transaction left: opening is recovering, and reads at most the last 1,024 records.
 //!
@@ -51,9 +53,11 @@ mod merge;
 mod queue;
 mod reader;
 mod rebuild;
+mod renumber;
 mod retention;
 mod salvage;
 mod schema;
+mod settle;
 mod shared;
 mod state;
 mod sweep;
@@ -85,7 +89,7 @@ pub use retention::WhenFull;
 pub use schema::FILE_NAME;
 pub use shared::OnFatal;
 pub use state::Balance;
-pub use verify::{Verified, repair, verify};
+pub use verify::{StoreFile, Verified, files, repair, verify};
 pub use writer::{NotTaken, Writer};
 
 use carve::Pages;
@@ -157,7 +161,7 @@ impl Store {
     /// Opens the store in `directory`, or makes one.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another process has it; errors of the disk. A corrupt file is not an error.
+    /// [`StoreError::Locked`] if another process has it; errors of the disk. A damaged file is not an error: it is set aside and salvaged.
     pub fn open(directory: &Path, config: StoreConfig) -> Result<(Self, Recovered), StoreError> {
         std::fs::create_dir_all(directory).map_err(|error| StoreError::file(directory, &error))?;
         let lock = DirectoryLock::take(directory)?;
@@ -165,7 +169,7 @@ impl Store {
         let file = directory.join(FILE_NAME);
 
         let (wake, woken) = sync_channel(1);
-        let shared = Arc::new(Shared::new(config.queue_bytes, wake)?);
+        let shared = Arc::new(Shared::new(directory, config.queue_bytes, wake)?);
         let checkpointer = schema::open_checkpointer(&file)?;
         let committer = Committer::new(connection, state, sweeper, Arc::clone(&shared));
         let threads = vec![
@@ -205,7 +209,7 @@ impl Store {
     /// # Errors
     /// As the disk's.
     pub fn reader(&self) -> Result<Reader, StoreError> {
-        Reader::open(&self.directory)
+        Ok(Reader::open(&self.directory)?.of(Arc::clone(&self.shared)))
     }
 
     /// Every input after `record`, for an engine.
@@ -283,6 +287,13 @@ fn open_or_salvage(directory: &Path, config: &StoreConfig) -> Result<Opened, Sto
     let opened = match salvage::marked(directory) {
         Some(why) => Err(StoreError::Corrupt(why)),
         None => open_sound(directory, config, making),
+    };
+    let opened = match opened {
+        Err(StoreError::Disk(why)) => match salvage::unreadable(&directory.join(FILE_NAME)) {
+            Some(why) => Err(StoreError::Corrupt(why)),
+            None => Err(StoreError::Disk(why)),
+        },
+        other => other,
     };
     let mut opened = match opened {
         Err(StoreError::Corrupt(why)) => {

@@ -10,28 +10,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params_from_iter, types::Value as Sql};
+use rusqlite::{Connection, params_from_iter, types::Value as Sql};
 
 use super::carve::{Found, Pages, Value};
 use super::checkpoint;
-use super::command::Lane;
 use super::duplicates::Duplicates;
-use super::encoding::{Decoder, encode};
+use super::encoding::Decoder;
 use super::error::StoreError;
-use super::loss::{Known, Loss};
+use super::loss::Loss;
 use super::schema::{meta, set_meta};
-use super::tables::{NewRecord, count_after, insert_record};
+use super::settle;
+use super::tables::{NewRecord, insert_record};
 use crate::model::{Input, Seq, Timestamp};
 
 /// Numbers that are left out when it is not known which had been given: more than any store can hold beyond its last whole page.
 pub const SKIP: u64 = 1_000_000_000;
 /// Numbers beyond this were never given.
-const NUMBER_MAX: i64 = i64::MAX / 4;
+pub const NUMBER_MAX: i64 = i64::MAX / 4;
 /// Rows in one transaction.
 const CHUNK: usize = 4_096;
 /// Damaged records whose head is remembered.
 const BAD_MAX: usize = 65_536;
-const CHECKPOINT_LOST: &str = "the engine's checkpoint is lost: it starts from the oldest record";
+/// Said when there was a checkpoint and there is none.
+pub const CHECKPOINT_LOST: &str = "the engine's checkpoint is lost: it starts from the oldest record";
 /// Records between two entries of `spans`.
 const SPAN_RECORDS: i64 = 1_024;
 
@@ -55,34 +56,21 @@ pub struct Order {
 }
 
 /// A record whose blob is damaged but whose head could be read.
-struct Bad {
-    record: u64,
+pub(super) struct Bad {
+    pub(super) record: u64,
     rows: u64,
     stream: Option<i64>,
 }
 
-/// First and last number of what the damaged file lists, as far as SQLite can tell.
-#[derive(Default)]
-#[expect(clippy::option_option, reason = "not known, none, or this one")]
-struct Edges {
-    /// (record, its first row's number)
-    first: Option<(u64, u64)>,
-    /// (record, the number after its last row); `Some(None)` = there is no record.
-    last: Option<Option<(u64, u64)>>,
-    result_first: Option<u64>,
-    /// `Some(None)` = there is no result.
-    result_last: Option<Option<u64>>,
-}
-
 /// See the module.
 pub struct Rebuild<'a> {
-    damaged: &'a Damaged,
-    to: &'a Connection,
-    order: Order,
+    pub(super) damaged: &'a Damaged,
+    pub(super) to: &'a Connection,
+    pub(super) order: Order,
     decoder: Decoder,
     whole: BTreeSet<&'static str>,
     streams: BTreeMap<Arc<str>, i64>,
-    bad: Vec<Bad>,
+    pub(super) bad: Vec<Bad>,
     /// Entries of the page that is being carved, of small tables only.
     page: Vec<Found>,
     inserted: usize,
@@ -90,9 +78,9 @@ pub struct Rebuild<'a> {
     first_record: u64,
     first_result: u64,
     /// The highest record and result that were found, and their pages.
-    record_last: Option<(u64, u32)>,
-    result_last: Option<(u64, u32)>,
-    loss: Loss,
+    pub(super) record_last: Option<(u64, u32)>,
+    pub(super) result_last: Option<(u64, u32)>,
+    pub(super) loss: Loss,
 }
 
 /// Tables that are copied as they are, if they can be read to their end, with their columns.
@@ -140,7 +128,7 @@ impl<'a> Rebuild<'a> {
         self.drop_contradictions()?;
         self.number()?;
         self.derive()?;
-        self.settle_cursors()?;
+        settle::cursors(self.to, &self.loss)?;
         self.count()?;
         self.loss.keep(self.to, self.order.now)?;
         self.to.execute_batch("COMMIT")?;
@@ -152,7 +140,7 @@ impl<'a> Rebuild<'a> {
     }
 
     /// How many there are of what a line of SQL selects.
-    fn number_or_zero(&self, text: &str) -> Result<u64, StoreError> {
+    pub(super) fn number_or_zero(&self, text: &str) -> Result<u64, StoreError> {
         let number: Option<i64> = self.to.query_row(text, [], |row| row.get(0))?;
         Ok(number.unwrap_or(0).clamp(0, NUMBER_MAX) as u64)
     }
@@ -260,7 +248,7 @@ impl<'a> Rebuild<'a> {
             return Ok(0);
         };
         let mut new = NewRecord { record, seq: first_seq.0, rows: 0, stream: None, arrival, times: None, body };
-        if let Input::Watermark { arrival, .. } | Input::Tick(arrival) = &input {
+        if let Input::Watermark { arrival, .. } | Input::Tick(arrival) | Input::Order { time: arrival, .. } = &input {
             new.arrival = arrival.0;
         }
         if let Input::Batch(batch) = &input {
@@ -392,155 +380,6 @@ impl<'a> Rebuild<'a> {
         Ok(())
     }
 
-    /// Finds the gaps, and makes sure that no number is given again.
-    fn number(&mut self) -> Result<(), StoreError> {
-        let edges = self.damaged.connection.as_ref().map_or_else(Edges::default, edges);
-        let known = Known::load(self.to)?;
-        self.number_records(&edges, &known)?;
-        self.number_results(&edges, &known)?;
-        self.drop_impossible()
-    }
-
-    /// The lowest number that was kept: as noted when the oldest were removed, else the lowest that SQLite finds.
-    fn first(&self, name: &str, found: Option<u64>) -> Result<Option<u64>, StoreError> {
-        let noted = meta(self.to, name)?;
-        Ok(if (1..NUMBER_MAX).contains(&noted) { Some(noted as u64) } else { found })
-    }
-
-    fn number_records(&mut self, edges: &Edges, known: &Known) -> Result<(), StoreError> {
-        let first_bad = self.bad.iter().map(|bad| bad.record).min();
-        let mut next = self.first("first_record", edges.first.map(|edge| edge.0))?;
-        let mut next_seq = self.first("first_seq", edges.first.map(|edge| edge.1))?;
-        if next.is_none() && edges.last != Some(None) {
-            self.loss.notes.push("it is not known which record was the oldest: older ones than those may be missing".to_owned());
-        }
-        let start = (next, next_seq);
-        let mut arrival_last = self.order.now.0;
-        {
-            let mut statement = self.to.prepare("SELECT record, seq, rows, arrival FROM inbox ORDER BY record")?;
-            let mut records = statement.query([])?;
-            while let Some(row) = records.next()? {
-                let (record, seq, rows) =
-                    (row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)? as u64);
-                let expected = next.unwrap_or_else(|| first_bad.map_or(record, |bad| bad.min(record)));
-                self.loss.lost.records.push_unknown(expected, record - 1, &known.records);
-                self.loss.lost.rows.push_unknown(next_seq.unwrap_or(seq), seq - 1, &known.rows);
-                (next, next_seq) = (Some(record + 1), Some(seq + rows));
-                arrival_last = arrival_last.max(row.get(3)?);
-            }
-        }
-        let (next, next_seq) = (next.unwrap_or(1), next_seq.unwrap_or(1));
-        let certain = self.end_is_certain(edges.last.map(|last| last.map(|last| last.0)), self.record_last);
-        let (end, end_seq) = match edges.last.flatten() {
-            Some((record, end_seq)) if certain => (record + 1, end_seq),
-            _ if certain => (1, 1),
-            last => self.end_of_rows(last)?,
-        };
-        let (end, end_seq) = (end.max(next), end_seq.max(next_seq));
-        self.loss.lost.records.push_unknown(next, end - 1, &known.records);
-        self.loss.lost.rows.push_unknown(next_seq, end_seq - 1, &known.rows);
-        let skip = if certain { 0 } else { SKIP };
-        if skip > 0 {
-            self.loss.skipped.records.push(end, end + skip - 1);
-            self.loss.skipped.rows.push(end_seq, end_seq + skip - 1);
-        }
-        set_meta(self.to, "first_record", start.0.or(self.lowest("inbox", "record")?).unwrap_or(1) as i64)?;
-        set_meta(self.to, "first_seq", start.1.or(self.lowest("inbox", "seq")?).unwrap_or(1) as i64)?;
-        if skip > 0 || end > next || end_seq > next_seq {
-            // A tick holds the place of what was lost at the end, so that the numbers go on after it.
-            let body = encode(&Input::Tick(Timestamp(arrival_last))).unwrap_or_default();
-            let new = NewRecord {
-                record: end + skip,
-                seq: end_seq + skip,
-                rows: 0,
-                stream: None,
-                arrival: arrival_last,
-                times: None,
-                body: &body,
-            };
-            insert_record(self.to, &new)?;
-        }
-        Ok(())
-    }
-
-    fn lowest(&self, table: &str, column: &str) -> Result<Option<u64>, StoreError> {
-        Ok(Some(self.number_or_zero(&format!("SELECT min({column}) FROM {table}"))?).filter(|lowest| *lowest > 0))
-    }
-
-    /// Whether the last number that SQLite finds (`Some(None)` = the table is empty) is the last one there was: the highest that is on
-    /// any page, on a page of which nothing is missing.
-    #[expect(clippy::option_option, reason = "not known, none, or this one")]
-    fn end_is_certain(&self, last: Option<Option<u64>>, carved: Option<(u64, u32)>) -> bool {
-        match (last, carved) {
-            (Some(None), None) => true,
-            (Some(Some(last)), Some((carved, page))) => last == carved && self.damaged.pages.is_whole(page),
-            _ => false,
-        }
-    }
-
-    /// The record and row that would have come next at least, from everything that names one.
-    fn end_of_rows(&self, last: Option<(u64, u64)>) -> Result<(u64, u64), StoreError> {
-        let (mut end, mut end_seq) = last.map_or((1, 1), |(record, end_seq)| (record + 1, end_seq));
-        for bad in &self.bad {
-            end = end.max(bad.record + 1);
-        }
-        for name in ["tail_record", "checkpoint"] {
-            end = end.max(possible(meta(self.to, name)?) + 1);
-        }
-        let text = "SELECT max(seq) FROM cursors WHERE lane = 0 AND seq < ?1";
-        let confirmed: Option<i64> = self.to.query_row(text, [NUMBER_MAX], |row| row.get(0))?;
-        end_seq = end_seq.max(possible(confirmed.unwrap_or(0)) + 1);
-        Ok((end, end_seq))
-    }
-
-    fn number_results(&mut self, edges: &Edges, known: &Known) -> Result<(), StoreError> {
-        let mut next = self.first("first_result", edges.result_first)?;
-        let start = next;
-        {
-            let mut statement = self.to.prepare("SELECT seq FROM outbox ORDER BY seq")?;
-            let mut results = statement.query([])?;
-            while let Some(row) = results.next()? {
-                let seq = row.get::<_, i64>(0)? as u64;
-                self.loss.lost.results.push_unknown(next.unwrap_or(seq), seq - 1, &known.results);
-                next = Some(seq + 1);
-            }
-        }
-        let next = next.unwrap_or(1);
-        let certain = self.end_is_certain(edges.result_last, self.result_last);
-        let mut end = possible(meta(self.to, "next_result")?).max(next).max(edges.result_last.flatten().unwrap_or(0) + 1);
-        if !certain {
-            let text = "SELECT max(seq) FROM cursors WHERE lane = 1 AND seq < ?1";
-            let confirmed: Option<i64> = self.to.query_row(text, [NUMBER_MAX], |row| row.get(0))?;
-            end = end.max(possible(confirmed.unwrap_or(0)) + 1).max(possible(meta(self.to, "tail_result")?) + 1);
-        }
-        self.loss.lost.results.push_unknown(next, end - 1, &known.results);
-        if !certain {
-            self.loss.skipped.results.push(end, end + SKIP - 1);
-            end += SKIP;
-        }
-        set_meta(self.to, "first_result", start.or(self.lowest("outbox", "seq")?).unwrap_or(1) as i64)?;
-        set_meta(self.to, "next_result", end as i64)
-    }
-
-    /// What names a number that was never given is damaged itself.
-    fn drop_impossible(&mut self) -> Result<(), StoreError> {
-        let next_seq: Option<i64> =
-            self.to.query_row("SELECT seq + rows FROM inbox ORDER BY record DESC LIMIT 1", [], |row| row.get(0)).optional()?;
-        let next_result = meta(self.to, "next_result")?;
-        let text =
-            "DELETE FROM cursors WHERE seq < 0 OR seq >= CASE lane WHEN 0 THEN ?1 ELSE ?2 END OR delivered < 0 OR expired < 0";
-        let dropped = self.to.execute(text, (next_seq.unwrap_or(1), next_result))?;
-        if dropped > 0 {
-            self.loss.notes.push(format!("{dropped} places of sinks are lost: those sinks start from the oldest row or result"));
-        }
-        if meta(self.to, "checkpoint")? > self.number_or_zero("SELECT max(record) FROM inbox")? as i64 {
-            self.to.execute("DELETE FROM checkpoint", [])?;
-            set_meta(self.to, "checkpoint", 0)?;
-            self.loss.notes.push(CHECKPOINT_LOST.to_owned());
-        }
-        Ok(())
-    }
-
     /// What follows from the records: totals, spans of time, and the numbers that duplicates are told by.
     fn derive(&mut self) -> Result<(), StoreError> {
         let folded = self.is_whole(&["meta", "streams", "totals", "devices"]);
@@ -622,10 +461,6 @@ impl<'a> Rebuild<'a> {
         Ok(())
     }
 
-    fn settle_cursors(&mut self) -> Result<(), StoreError> {
-        settle_cursors(self.to, &self.loss)
-    }
-
     fn count(&mut self) -> Result<(), StoreError> {
         let text = "SELECT (SELECT count(*) FROM inbox), (SELECT coalesce(sum(rows), 0) FROM inbox), (SELECT count(*) FROM outbox), \
                     (SELECT count(*) FROM dead_letters)";
@@ -634,46 +469,6 @@ impl<'a> Rebuild<'a> {
         [kept.records, kept.rows, kept.results, kept.dead_letters] = counts.map(|count| count.max(0) as u64);
         Ok(())
     }
-}
-
-/// Brings every sink's balance in line with what is there: what was lost before it was delivered has expired.
-pub fn settle_cursors(connection: &Connection, loss: &Loss) -> Result<(), StoreError> {
-    type Cursor = (String, i64, i64, Option<String>, i64, i64, i64);
-    let cursors: Vec<Cursor> = {
-        let mut statement = connection.prepare("SELECT sink, lane, seq, only_names, base, delivered, expired FROM cursors")?;
-        let read = |row: &rusqlite::Row<'_>| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
-        };
-        statement.query_map([], read)?.collect::<Result<_, _>>()?
-    };
-    for (sink, number, seq, names, base, delivered, expired) in cursors {
-        let lane = Lane::from_number(number).unwrap_or(Lane::Rows);
-        let only: Option<Vec<Arc<str>>> = names.as_deref().and_then(|names| serde_json::from_str(names).ok());
-        let total = total(connection, number, only.as_deref())?;
-        let buffered = count_after(connection, lane, seq.max(0) as u64, only.as_deref())? as i64;
-        let ranges = if lane == Lane::Rows { &loss.lost.rows } else { &loss.lost.results };
-        let lost = if only.is_none() { ranges.count_after(seq.max(0) as u64) as i64 } else { 0 };
-        let missing = total - base - delivered - buffered;
-        let expired = expired.saturating_add(lost).max(missing);
-        connection.execute(
-            "UPDATE cursors SET base = ?3, expired = ?4 WHERE sink = ?1 AND lane = ?2",
-            (sink, number, total - delivered - expired - buffered, expired),
-        )?;
-    }
-    Ok(())
-}
-
-fn total(connection: &Connection, lane: i64, only: Option<&[Arc<str>]>) -> Result<i64, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT name, total FROM totals WHERE lane = ?1")?;
-    let mut rows = statement.query([lane])?;
-    let mut sum = 0;
-    while let Some(row) = rows.next()? {
-        let name = row.get_ref(0)?.as_str()?;
-        if only.is_none_or(|only| only.iter().any(|wanted| **wanted == *name)) {
-            sum += row.get::<_, i64>(1)?;
-        }
-    }
-    Ok(sum)
 }
 
 /// All rows of a table, or nothing if SQLite cannot read it to its end.
@@ -687,26 +482,8 @@ fn read_whole(connection: &Connection, table: &str, columns: usize) -> Option<Ve
     rows.collect::<Result<_, _>>().ok()
 }
 
-fn edges(connection: &Connection) -> Edges {
-    let pair = |text| {
-        let found = connection.query_row(text, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-        let good = |number: i64| (1..NUMBER_MAX).contains(&number).then_some(number as u64);
-        match found.optional() {
-            Ok(None) => Some(None),
-            Ok(Some((left, right))) => good(left).zip(good(right)).map(Some),
-            Err(_) => None,
-        }
-    };
-    Edges {
-        first: pair("SELECT record, seq FROM inbox ORDER BY record LIMIT 1").flatten(),
-        last: pair("SELECT record, seq + rows FROM inbox ORDER BY record DESC LIMIT 1"),
-        result_first: pair("SELECT seq, 1 FROM outbox ORDER BY seq LIMIT 1").flatten().map(|edge| edge.0),
-        result_last: pair("SELECT seq, 1 FROM outbox ORDER BY seq DESC LIMIT 1").map(|edge| edge.map(|edge| edge.0)),
-    }
-}
-
 /// A number that can have been given, or 0.
-fn possible(number: i64) -> u64 {
+pub fn possible(number: i64) -> u64 {
     if (1..NUMBER_MAX).contains(&number) { number as u64 } else { 0 }
 }
 

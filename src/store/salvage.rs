@@ -78,8 +78,33 @@ pub fn mark(directory: &Path, why: &str) {
 
 /// Why the store has to be salvaged, if that was noted.
 pub fn marked(directory: &Path) -> Option<String> {
-    let why = fs::read(directory.join(MARK)).ok()?;
-    Some(String::from_utf8_lossy(&why).into_owned())
+    let why = String::from_utf8_lossy(&fs::read(directory.join(MARK)).ok()?).into_owned();
+    if !why.starts_with(REFUSED_READ) {
+        return Some(why);
+    }
+    let still = [FILE_NAME, LOG].into_iter().find_map(|name| unreadable(&directory.join(name)));
+    if still.is_none() {
+        // It was the cable.
+        let _ = fs::remove_file(directory.join(MARK));
+    }
+    still
+}
+
+/// What a note begins with if the disk refused a read: the next start salvages if it still does.
+pub const REFUSED_READ: &str = "the disk refused a read: ";
+
+/// Where a file cannot be read, if the disk refuses any of it.
+pub fn unreadable(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let (mut chunk, mut at) = (vec![0; 1 << 20], 0);
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return None,
+            Ok(read) => at += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Some(format!("the disk cannot read {} after byte {at}: {error}", path.display())),
+        }
+    }
 }
 
 /// Makes an empty store where there is none: whole or not at all.
@@ -289,5 +314,38 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::file(path, &error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_the_disk_cannot_read_is_told_from_one_that_it_can() {
+        // Nothing is mapped at address 0, which is an error of input and output.
+        assert!(unreadable(Path::new("/proc/self/mem")).is_some());
+        assert_eq!(unreadable(Path::new("/proc/self/maps")), None);
+        assert_eq!(unreadable(Path::new("/nowhere")), None);
+    }
+
+    #[test]
+    fn a_read_that_was_refused_once_makes_no_salvage() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE_NAME), b"bytes").unwrap();
+        mark(dir.path(), &format!("{REFUSED_READ}unplugged"));
+        assert_eq!(marked(dir.path()), None);
+        mark(dir.path(), "record 7");
+        assert_eq!(marked(dir.path()).as_deref(), Some("record 7"));
+    }
+
+    #[test]
+    fn names_of_what_is_set_aside_are_never_used_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Timestamp(1_700_000_000_123_456_789);
+        let first = aside_name(dir.path(), now);
+        assert_eq!(first, "store.db.damaged-20231114T221320Z");
+        fs::write(dir.path().join(&first), b"").unwrap();
+        assert_eq!(aside_name(dir.path(), now), "store.db.damaged-20231114T221320Z-2");
     }
 }

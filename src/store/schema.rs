@@ -111,7 +111,7 @@ pub fn probe(connection: &Connection, pages: &Pages) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What SQLite takes for a file of another kind or release, which it will not write to.
+/// Whether SQLite takes the file for one that it may read and write.
 fn check_header(file: &Path) -> Result<(), StoreError> {
     let mut header = [0; 100];
     let read = File::open(file).and_then(|mut file| file.read_exact(&mut header));
@@ -194,6 +194,8 @@ pub fn open_checkpointer(file: &Path) -> Result<Connection, StoreError> {
 
 /// Opens the file to read; sees every commit as soon as it is made.
 pub fn open_reader(file: &Path) -> Result<Connection, StoreError> {
+    // SQLite removes the log of an empty file.
+    check_header(file)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -98,6 +98,33 @@ pub fn repair(directory: &Path) -> Result<Option<Loss>, StoreError> {
     salvage::salvage(directory, making, &format!("{first}{more}")).map(Some)
 }
 
+/// A file of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoreFile {
+    /// In the store's directory.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// The files of the store in `directory`, those that were set aside among them, by name.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn files(directory: &Path) -> Result<Vec<StoreFile>, StoreError> {
+    let failed = |error: std::io::Error| StoreError::file(directory, &error);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("store.") {
+            found.push(StoreFile { name, bytes: entry.metadata().map_err(failed)?.len() });
+        }
+    }
+    found.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+    Ok(found)
+}
+
 fn look(file: &Path, found: &mut Verified) -> Result<(), StoreError> {
     let connection = open_reader(file)?;
     let moment = connection.unchecked_transaction()?;
