@@ -7,23 +7,20 @@
 //!
 //! - `config`: what it is made of.
 //! - `pipeline`: one pipeline.
-//! - `drive`, `timed`: rows and watermark to the operators that live in event time.
 //! - `alarms`: what makes somebody look; `orders`: what somebody asks for.
 //! - `state`: snapshots.
 
 mod alarms;
 mod config;
-mod drive;
 mod orders;
 mod pipeline;
 mod state;
-mod timed;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     buffer::Ring,
-    dataflow::{Ticked, Watermarks},
+    dataflow::{Flow, Ticked, Watermarks},
     model::{Batch, Flags, Input, Output, Seq, Stream, Timestamp},
     quality::{alert::AlertBook, watch::Watch},
     voxel::Grid,
@@ -36,7 +33,6 @@ pub use pipeline::{GridLane, Pipeline, PipelineCounters, Rejected};
 pub use state::{Parts, StateError};
 
 use alarms::Alarms;
-use drive::Flow;
 
 /// What one step gave.
 #[derive(Debug, Default)]

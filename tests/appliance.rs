@@ -5,6 +5,8 @@ mod servers;
 
 #[path = "appliance/api.rs"]
 mod api;
+#[path = "appliance/commands.rs"]
+mod commands;
 #[path = "appliance/ends.rs"]
 mod ends;
 #[path = "appliance/outages.rs"]

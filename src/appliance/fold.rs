@@ -211,12 +211,14 @@ pub(super) struct Fold {
     published: Instant,
     tick_sent: Option<Instant>,
     pub(super) step: Step,
+    /// What the engine refused since the last commit.
+    letters: Vec<DeadLetter>,
 }
 
 impl Fold {
     pub fn new(parts: Parts) -> Result<Self, StoreError> {
         let feed = parts.store.feed(parts.resume_after)?;
-        let answered_before = RecordNo(parts.store.counters().engine_through);
+        let answered_before = RecordNo(parts.store.counters().refused_through);
         parts.shared.through.store(parts.resume_after.0, Ordering::Release);
         // Who asks before the thread has looked around sees what was recovered.
         *locked(&parts.shared.view) = EngineView::of(&parts.engine);
@@ -236,6 +238,7 @@ impl Fold {
             published: Instant::now(),
             tick_sent: None,
             step: Step::default(),
+            letters: Vec::new(),
         })
     }
 
@@ -301,7 +304,6 @@ impl Fold {
 
     fn go(&mut self, group: Vec<CommittedInput>) -> Result<(), StoreError> {
         let mut rows = Vec::with_capacity(group.len());
-        let mut letters = Vec::new();
         let started = Instant::now();
         for committed in group {
             if matches!(committed.input, Input::Tick(_)) {
@@ -314,16 +316,12 @@ impl Fold {
             self.record = committed.record;
             rows.push((committed.decoded_at, committed.rows));
             if committed.record > self.answered_before {
-                letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
+                self.letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
             } else {
                 self.step.rejected.clear();
             }
         }
         self.shared.stepped(started.elapsed());
-        if !letters.is_empty() {
-            let (decoded_at, on_synced) = (Instant::now(), Box::new(|_| ()));
-            self.writer.append_blocking(Append { input: None, dead_letters: letters, decoded_at, on_synced });
-        }
         let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval;
         self.commit(rows, due)
     }
@@ -366,7 +364,8 @@ impl Fold {
                 }
             }
         };
-        Ok(StepCommit { through: self.record, outputs, checkpoint, on_committed: Box::new(on_committed) })
+        let dead_letters = std::mem::take(&mut self.letters);
+        Ok(StepCommit { through: self.record, outputs, dead_letters, checkpoint, on_committed: Box::new(on_committed) })
     }
 
     fn step_output(&self, output: &Output) -> StepOutput {

@@ -21,6 +21,7 @@ const PAGE: usize = 1000;
 pub enum Arguments {
     /// One JSON object a letter, without its raw bytes, oldest first
     List {
+        /// Which store
         #[command(flatten)]
         place: Place,
         /// Only of this source
@@ -35,6 +36,7 @@ pub enum Arguments {
     },
     /// One letter, whole
     Show {
+        /// Which store
         #[command(flatten)]
         place: Place,
         /// Its number, as `list` prints it
@@ -137,7 +139,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn resubmit(number: u64, url: &str, token: Option<&str>) -> Result<(), Failure> {
     let address = format!("{}/dead-letters/{number}/resubmit", url.trim_end_matches('/'));
-    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(std::time::Duration::from_secs(60)));
+    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(std::time::Duration::from_mins(1)));
     let agent: ureq::Agent = config.build().into();
     let mut request = agent.post(&address);
     if let Some(token) = token {

@@ -103,7 +103,9 @@ fn time(name: &str, text: Option<&str>) -> Result<Option<Timestamp>, Failure> {
         Ok(ns) => Ok(Some(Timestamp(ns))),
         Err(_) => match parse_time(text) {
             Some(ns) => Ok(Some(Timestamp(ns))),
-            None => Err(Failure::Usage(format!("{name}: `{text}` is no time; write 2026-01-31T12:00:00Z, or nanoseconds since 1970"))),
+            None => {
+                Err(Failure::Usage(format!("{name}: `{text}` is no time; write 2026-01-31T12:00:00Z, or nanoseconds since 1970")))
+            }
         },
     }
 }

@@ -4,14 +4,14 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    PipelineConfig, Step,
-    alarms::Alarms,
-    drive::{Flow, drive},
-    timed::{Join, Pattern},
-};
+use super::{PipelineConfig, Step, alarms::Alarms};
 use crate::{
-    dataflow::{WindowOperator, join::JoinOperator, pattern::PatternOperator},
+    dataflow::{
+        Flow, WindowOperator, drive,
+        join::JoinOperator,
+        pattern::PatternOperator,
+        timed::{Join, Pattern},
+    },
     expr::{Bools, Expr, Scratch, Type},
     model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp, VoxelUpdate},
     quality::{

@@ -167,8 +167,10 @@ impl Engine {
         let pipeline = &mut self.pipelines[at];
         pipeline.set_state(&states.pipeline);
         for window in &mut pipeline.windows {
-            if let Some(state) = states.windows.remove(&window.config().id) {
-                window.restore(state);
+            if let Some(state) = states.windows.remove(&window.config().id)
+                && let Err(error) = window.restore(state)
+            {
+                left_out.push(error.to_string());
             }
         }
         for join in &mut pipeline.joins {

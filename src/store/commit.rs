@@ -363,6 +363,12 @@ impl Committer {
                 accepted.repeated += 1;
             }
         }
+        for letter in &step.dead_letters {
+            self.append_dead_letter(letter)?;
+        }
+        if !step.dead_letters.is_empty() {
+            set_meta(&self.connection, "refused_through", step.through.0 as i64)?;
+        }
         if let Some(checkpoint) = &step.checkpoint {
             super::checkpoint::write(&self.connection, checkpoint)?;
             self.state.checkpoint = checkpoint.position.0;
@@ -505,6 +511,7 @@ impl Committer {
         live.balances = self.state.balances();
         live.counters.committed = self.state.next_record - 1;
         live.counters.engine_through = self.state.checkpoint;
+        live.counters.refused_through = self.state.checkpoint.max(self.state.refused_through);
         live.counters.bytes_max = self.sweeper.bytes_max();
     }
 

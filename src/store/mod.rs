@@ -5,7 +5,7 @@
 //! of their own ([`Reader`]).
 //!
 //! ```text
-//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_record, next_seq, next_result
+//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_record, next_seq, next_result, refused_through
 //! streams       number, id                 what inbox.stream and spans.stream mean
 //! inbox         record*, seq, rows, stream, arrival, time_min, time_max, body
 //!                                          one input a record; `body` as in encoding.rs; rows have the numbers seq … seq+rows−1
@@ -33,6 +33,7 @@
 //! What is assumed of the medium: a sync that returned is kept; what was written after the last sync may be there, torn, reordered or
 //! missing, which the log's checksums tell. A sync that failed tells nothing: the process must end.
 
+mod carve;
 mod checkpoint;
 mod columns;
 mod command;
@@ -44,10 +45,13 @@ mod error;
 mod feed;
 mod history;
 mod lock;
+mod loss;
 mod merge;
 mod queue;
 mod reader;
+mod rebuild;
 mod retention;
+mod salvage;
 mod schema;
 mod shared;
 mod state;
@@ -73,6 +77,7 @@ pub use duplicates::{Admitted, Duplicates};
 pub use error::StoreError;
 pub use feed::Feed;
 pub use history::History;
+pub use loss::{Kept, Loss, Numbers, Ranges};
 pub use queue::Waker;
 pub use reader::{Inventory, Reader, RowsPage, StoredResult};
 pub use retention::WhenFull;
@@ -83,6 +88,7 @@ pub use writer::{NotTaken, Writer};
 
 use commit::Committer;
 use lock::DirectoryLock;
+use salvage::Making;
 use shared::Shared;
 use state::State;
 use sweep::Sweeper;
@@ -128,6 +134,8 @@ pub struct Recovered {
     pub to_replay: u64,
     /// What could not be used, in words: a damaged checkpoint or file.
     pub notices: Vec<String>,
+    /// The store was damaged, and has just been salvaged: what is lost.
+    pub loss: Option<Loss>,
 }
 
 /// The store, open for writing. Dropping it commits what waits and closes it.
@@ -148,13 +156,8 @@ impl Store {
     pub fn open(directory: &Path, config: StoreConfig) -> Result<(Self, Recovered), StoreError> {
         std::fs::create_dir_all(directory).map_err(|error| StoreError::file(directory, &error))?;
         let lock = DirectoryLock::take(directory)?;
+        let Opened { connection, state, sweeper, identity, recovered } = open_or_salvage(directory, &config)?;
         let file = directory.join(FILE_NAME);
-        let connection = schema::open_writer(&file, config.page_bytes, random_identity)?;
-        sync_directory(directory)?;
-        let state = State::load(&connection)?;
-        let recovered = recover(&connection, &state)?;
-        let identity = schema::meta(&connection, "identity")? as u64;
-        let sweeper = Sweeper::new(&connection, config.max_bytes, config.max_age_ns, config.when_full)?;
 
         let (wake, woken) = sync_channel(1);
         let shared = Arc::new(Shared::new(config.queue_bytes, wake)?);
@@ -257,6 +260,55 @@ impl Drop for CloseAtEnd {
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
     let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
     spawned.map_err(|error| StoreError::Refused(format!("the thread `{name}` cannot be started: {error}")))
+}
+
+/// A store that was read as far as a start reads it.
+struct Opened {
+    connection: rusqlite::Connection,
+    state: State,
+    sweeper: Sweeper,
+    identity: u64,
+    recovered: Recovered,
+}
+
+/// Opens what is there; if that is damaged, what can be salvaged of it.
+fn open_or_salvage(directory: &Path, config: &StoreConfig) -> Result<Opened, StoreError> {
+    let making = Making { page_bytes: config.page_bytes, identity: random_identity()? };
+    let mut loss = salvage::finish(directory)?;
+    let opened = match salvage::marked(directory) {
+        Some(why) => Err(StoreError::Corrupt(why)),
+        None => open_sound(directory, config, making),
+    };
+    let mut opened = match opened {
+        Err(StoreError::Corrupt(why)) => {
+            loss = Some(salvage::salvage(directory, making, &why)?);
+            open_sound(directory, config, making)?
+        }
+        other => other?,
+    };
+    if let Some(loss) = loss {
+        opened.recovered.notices.push(loss.said());
+        opened.recovered.loss = Some(loss);
+    }
+    Ok(opened)
+}
+
+/// Opens a store that is not damaged, or makes one.
+fn open_sound(directory: &Path, config: &StoreConfig, making: Making) -> Result<Opened, StoreError> {
+    let file = directory.join(FILE_NAME);
+    if !file.exists() {
+        if directory.join(salvage::LOG).exists() {
+            return Err(StoreError::Corrupt("there is a log without its file".to_owned()));
+        }
+        salvage::create(directory, making)?;
+    }
+    let connection = schema::open_writer(&file)?;
+    let state = State::load(&connection)?;
+    let recovered = recover(&connection, &state)?;
+    let identity = schema::meta(&connection, "identity")? as u64;
+    let sweeper = Sweeper::new(&connection, config.max_bytes, config.max_age_ns, config.when_full)?;
+    schema::trust(&connection)?;
+    Ok(Opened { connection, state, sweeper, identity, recovered })
 }
 
 /// Where the engine goes on.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::StoreError;
@@ -45,31 +46,62 @@ CREATE TABLE clock_steps (record INTEGER PRIMARY KEY, step INTEGER NOT NULL) STR
 CREATE TABLE lost (number INTEGER PRIMARY KEY, at INTEGER NOT NULL, report TEXT NOT NULL) STRICT;
 ";
 
-/// Opens the file for writing; creates it, with an `identity`, where there is none.
-pub fn open_writer(
-    file: &Path,
-    page_bytes: u32,
-    identity: impl FnOnce() -> Result<u64, StoreError>,
-) -> Result<Connection, StoreError> {
-    let fresh = !file.exists();
+/// Makes a file with empty tables, to be synced and put in place as a whole: no log, no syncs.
+pub fn create_file(file: &Path, page_bytes: u32, identity: u64) -> Result<Connection, StoreError> {
     let connection = Connection::open(file)?;
+    connection.pragma_update(None, "page_size", page_bytes)?;
+    connection.pragma_update(None, "auto_vacuum", 0)?;
+    connection.pragma_update(None, "journal_mode", "MEMORY")?;
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    create(&connection, identity)?;
+    Ok(connection)
+}
+
+/// Opens the file for writing. Until [`trust`] is called, closing the connection leaves file and log as they are.
+pub fn open_writer(file: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    if fresh {
-        connection.pragma_update(None, "page_size", page_bytes)?;
-        connection.pragma_update(None, "auto_vacuum", 0)?;
-    }
     configure(&connection)?;
-    if fresh || version(&connection)? == (0, 0) {
-        create(&connection, identity()?)?;
-    }
+    check_size(&connection, file)?;
     match version(&connection)? {
         (APPLICATION_ID, SCHEMA_VERSION) => Ok(connection),
-        (APPLICATION_ID, newer) => Err(StoreError::Refused(format!(
+        (APPLICATION_ID, newer) if !has_our_tables(&connection)? => Err(StoreError::Refused(format!(
             "{} has tables of version {newer}; this release knows version {SCHEMA_VERSION}: run the release that wrote it",
             file.display()
         ))),
-        _ => Err(StoreError::Corrupt("the file is not a store of this program".to_owned())),
+        _ => Err(StoreError::Corrupt("the file's header is not that of a store of this program".to_owned())),
     }
+}
+
+/// The store is well: the last connection may move the log into the file.
+pub fn trust(connection: &Connection) -> Result<(), StoreError> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    Ok(())
+}
+
+/// The file never shrinks: a header that knows of fewer pages than there are would have them written over.
+fn check_size(connection: &Connection, file: &Path) -> Result<(), StoreError> {
+    let read = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (pages, page_bytes) = (read("page_count")?, read("page_size")?.max(512));
+    let bytes = file.metadata().map_err(|error| StoreError::file(file, &error))?.len();
+    if bytes / page_bytes as u64 > pages as u64 {
+        return Err(StoreError::Corrupt(format!("the file has {bytes} bytes and knows of {pages} pages of {page_bytes}")));
+    }
+    Ok(())
+}
+
+fn has_our_tables(connection: &Connection) -> Result<bool, StoreError> {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut ours: Vec<String> = TABLES.split(';').map(words).filter(|text| !text.is_empty()).collect();
+    let mut statement = connection.prepare("SELECT sql FROM sqlite_schema WHERE type = 'table'")?;
+    let found = statement.query_map([], |row| row.get::<_, String>(0))?;
+    let mut found: Vec<String> = found.map(|text| text.map(|text| words(&text))).collect::<Result<_, _>>()?;
+    ours.sort_unstable();
+    found.sort_unstable();
+    Ok(ours == found)
 }
 
 /// Settings of a connection that writes or checkpoints.
@@ -89,6 +121,9 @@ fn create(connection: &Connection, identity: u64) -> Result<(), StoreError> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     connection.execute_batch(TABLES)?;
     connection.execute("INSERT INTO meta VALUES ('identity', ?1)", [identity as i64])?;
+    for first in ["first_record", "first_seq", "first_result"] {
+        set_meta(connection, first, 1)?;
+    }
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     connection.execute_batch("COMMIT")?;

@@ -107,6 +107,8 @@ pub struct State {
     pub next_dead_letter: u64,
     /// The last record in the engine's checkpoint; 0 = there is none.
     pub checkpoint: u64,
+    /// The engine's dead letters up to this record are there.
+    pub refused_through: u64,
     /// Which rows are known.
     pub duplicates: Duplicates,
     /// The latest arrival, ns.
@@ -131,6 +133,7 @@ impl State {
             next_seq: meta(connection, "next_seq")?.max(1) as u64,
             next_result: meta(connection, "next_result")?.max(1) as u64,
             checkpoint: meta(connection, "checkpoint")?.max(0) as u64,
+            refused_through: meta(connection, "refused_through")?.max(0) as u64,
             ..Self::default()
         };
         state.load_streams(connection)?;

@@ -190,7 +190,6 @@ pub fn check_everything_arrived_once(site: &Site, mongo: &Server, broker: &Serve
     for (_, kind) in &results {
         *kinds.entry(&**kind).or_default() += 1;
     }
-    eprintln!("KINDS {kinds:?} rows {}", rows.len());
     let expected: BTreeMap<&str, &str> = results.iter().map(|(id, kind)| (&**id, &**kind)).collect();
     assert_eq!(expected.len(), results.len(), "a result's id stands for one result");
     let in_kafka: BTreeMap<&str, &str> = of_results.iter().map(|record| (&*record.id, &*record.kind)).collect();

@@ -119,7 +119,6 @@ fn every_server_may_go_away_and_come_back() {
     let report = machine.switch_off();
     let status = appliance.until("the machine's last rows", |status| entry(status, "sources", "scan_head")["state"] == "down");
     until_recorded(&appliance, "chamber", report["mqtt"]["acknowledged"].as_u64().expect("a count"));
-    eprintln!("LOG {}", appliance.process.log());
     assert!(list(&status, "sources").iter().all(|source| source["rows"]["shed"] == 0), "{status}");
     appliance.until_delivered();
     appliance.stop();

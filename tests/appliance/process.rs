@@ -301,12 +301,10 @@ impl Appliance {
     /// Looks at the status until `what` holds.
     pub fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
-        let begun = Instant::now();
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             last = self.status();
             if holds(&last) {
-                eprintln!("TIMING {what}: {:?}", begun.elapsed());
                 return last;
             }
             thread::sleep(POLL_EVERY);
