@@ -266,7 +266,6 @@ impl Fold {
             },
             Act::Windows { pipeline, limit } => self.windows(pipeline.as_deref(), limit),
             Act::Recent { stream, rows, duration_ns } => self.recent(&stream, rows, duration_ns),
-            Act::Voxels { grid, layer, since } => self.voxels(&grid, layer, since),
             Act::Chart(id) => self.chart(&id),
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }
@@ -308,20 +307,6 @@ impl Fold {
             batch = batch.take(&(from..batch.rows()).collect::<Vec<_>>());
         }
         to_bytes(&json!({"stream": stream, "rows": rows_of(&batch)}))
-    }
-
-    fn voxels(&self, grid: &str, layer: Option<i64>, since: Option<u64>) -> Answer {
-        let lane = self.engine.grid(grid).ok_or_else(|| Refusal::NotFound(format!("there is no grid `{grid}`")))?;
-        let layer = layer.map(|layer| i32::try_from(layer).unwrap_or(i32::MAX));
-        let mut voxels = match (layer, since) {
-            (_, Some(since)) => lane.grid.states_since(since),
-            (Some(layer), None) => lane.grid.layer_states(layer),
-            (None, None) => lane.grid.states(),
-        };
-        if let (Some(layer), Some(_)) = (layer, since) {
-            voxels.retain(|voxel| voxel.index[2] == i64::from(layer));
-        }
-        to_bytes(&json!({"grid": grid, "version": lane.grid.version(), "voxels": voxels}))
     }
 
     fn chart(&self, id: &str) -> Answer {

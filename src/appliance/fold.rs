@@ -8,6 +8,7 @@
 //! journal sees time pass at the same place.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +22,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use super::{
     StartError, intake, locked, now,
     publish::{AlertLog, EngineView, INTERVAL},
+    space::Answering,
 };
 use crate::{
     api::{Event, Request},
@@ -212,6 +214,9 @@ pub(super) struct Fold {
     published: Instant,
     tick_sent: Option<Instant>,
     step: Step,
+    /// Of the store.
+    pub(super) directory: PathBuf,
+    pub(super) answering: Answering,
 }
 
 impl Fold {
@@ -238,6 +243,8 @@ impl Fold {
             published: Instant::now(),
             tick_sent: None,
             step: Step::default(),
+            directory: parts.store.directory().to_owned(),
+            answering: Answering::default(),
         })
     }
 
@@ -261,9 +268,7 @@ impl Fold {
             }
             self.tick();
             while let Ok(request) = self.requests.try_recv() {
-                let answer = self.answer(request.act);
-                // A client that has gone needs none.
-                let _ = request.reply.send(answer);
+                self.respond(request);
             }
             if self.published.elapsed() >= INTERVAL {
                 self.publish();

@@ -185,7 +185,7 @@ impl Pipeline {
         }
         self.chart(gated, emit, alarms, &mut out);
         for lane in &mut self.grids {
-            out.extend(lane.fill(&self.id, gated, emit));
+            out.extend(lane.fill(&self.id, (gated, places), batch, emit));
             lane.advance(Timestamp(flow.last()));
         }
         self.finish(out, step);

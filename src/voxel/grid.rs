@@ -214,6 +214,12 @@ impl Grid {
         Stats::all(self.voxels_of(keys, signal).filter(|(index, _)| inside(*index)).map(|(_, stats)| stats))
     }
 
+    /// How many voxels with a value have their centre in `region`.
+    pub fn region_voxels(&self, region: &Region, signal: usize) -> u64 {
+        let keys = self.keys(|tile| self.may_meet(tile.key, region));
+        self.voxels_of(keys, signal).filter(|(index, _)| region.contains(self.config.center_mm(*index))).count() as u64
+    }
+
     /// Adds what `later` holds: as if its rows had been added after this grid's own.
     ///
     /// # Errors
@@ -320,7 +326,7 @@ impl Grid {
         })
     }
 
-    fn states_of(&self, keys: &[TileKey]) -> Vec<VoxelState> {
+    pub(super) fn states_of(&self, keys: &[TileKey]) -> Vec<VoxelState> {
         let mut found: Vec<([i32; 3], usize, Stats)> = (0..self.lanes.len())
             .flat_map(|signal| self.voxels_of(keys.to_vec(), signal).map(move |(index, stats)| (index, signal, stats)))
             .collect();
@@ -343,7 +349,7 @@ impl Grid {
     }
 
     /// Whether a tile's centres can lie in `region`.
-    fn may_meet(&self, key: TileKey, region: &Region) -> bool {
+    pub(super) fn may_meet(&self, key: TileKey, region: &Region) -> bool {
         let low = self.config.center_mm(key.origin());
         let high = self.config.center_mm(key.voxel(TILE_VOXELS - 1));
         (0..3).all(|axis| low[axis] <= region.upper[axis] && high[axis] >= region.lower[axis])
