@@ -19,6 +19,7 @@ mod acts;
 mod fold;
 mod intake;
 pub mod layers;
+mod orders;
 mod process;
 mod publish;
 mod recorded;
@@ -40,8 +41,8 @@ use tokio::{
 
 use crate::{
     api,
-    config::{Config, SinkConfig},
-    deliver::{self, Endpoint, Identity, Route, SinkCounters, StoredBacklog},
+    config::Config,
+    deliver::{self, Endpoint, Identity, Route, SinkCounters, StoredBacklog, channel::Channel},
     engine::{Clock, Emit, Engine},
     ingest::{self, BrokerConfig, MqttUrl, SourceKind},
     model::{Seq, Timestamp},
@@ -148,7 +149,6 @@ impl Appliance {
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
         let shared = Arc::new(fold::Shared::default());
-        let alerts = publish::AlertLog::load(&store)?;
         let fold = fold::Fold::new(fold::Parts {
             engine: opened.engine,
             store: Arc::clone(&store),
@@ -158,7 +158,6 @@ impl Appliance {
             committed: Arc::clone(&committed),
             events: events.clone(),
             requests: asked,
-            alerts: Arc::clone(&alerts),
         })?;
         let fold = std::thread::Builder::new().name("engine".into()).spawn(move || fold.run()).map_err(StartError::Thread)?;
 
@@ -189,7 +188,6 @@ impl Appliance {
             &appliance.config,
             &store,
             Arc::clone(&shared),
-            Arc::clone(&alerts),
             &appliance.source_statuses,
             Arc::clone(&posted),
             counters,
@@ -199,7 +197,7 @@ impl Appliance {
         appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
         let streams = appliance.config.streams();
-        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, alerts, streams, rows: posted };
+        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, streams, rows: posted };
         appliance.others.spawn(desk.run(api_asked, appliance.stop_others.subscribe()));
         let token = appliance.config.http.token.clone();
         let handle = api::Handle { snapshot, requests: api_requests, events, token };
@@ -222,7 +220,7 @@ impl Appliance {
         &mut self,
         store: &Arc<Store>,
         committed: &watch::Receiver<(Seq, Seq)>,
-    ) -> Result<Vec<(SinkConfig, Arc<SinkCounters>)>, StartError> {
+    ) -> Result<Vec<publish::SinkLine>, StartError> {
         let identity = Identity { appliance: Arc::clone(&self.config.appliance.id), store: store.identity() };
         let mut all = Vec::new();
         for (number, sink) in self.config.sinks.iter().enumerate() {
@@ -230,7 +228,7 @@ impl Appliance {
             let backlog = StoredBacklog::open(store.reader()?, store.writer(), &sink.id, route, StartAt::Oldest)
                 .map_err(|error| StartError::Sink(format!("sink `{}`: {error}", sink.id)))?;
             let counters = Arc::new(SinkCounters::default());
-            all.push((sink.clone(), Arc::clone(&counters)));
+            all.push((Arc::clone(&sink.id), sink.kind(), Arc::clone(&counters)));
             let endpoint = Endpoint { name: Arc::clone(&sink.id), identity: identity.clone(), settings: sink.settings.clone() };
             let config = deliver::Config {
                 limits: sink.limits,
@@ -242,6 +240,22 @@ impl Appliance {
             self.sinks.spawn(async move {
                 if let Err(error) = deliver::run(config, endpoint, backlog, committed, counters, stop).await {
                     tracing::error!(sink = %id, "the sink ended: {error}");
+                }
+            });
+        }
+        for (number, channel) in self.config.alerts.channels.iter().enumerate() {
+            // No rows, and the alerts of all pipelines; a new channel does not tell of the past.
+            let route = Route { streams: Some(Vec::new()), pipelines: None };
+            let backlog = StoredBacklog::open(store.reader()?, store.writer(), &channel.id, route, StartAt::Next)
+                .map_err(|error| StartError::Sink(format!("alert channel `{}`: {error}", channel.id)))?;
+            let counters = Arc::new(SinkCounters::default());
+            all.push((Arc::clone(&channel.id), channel.far.kind(), Arc::clone(&counters)));
+            let config = deliver::Config { seed: u64::MAX - number as u64, ..deliver::Config::default() };
+            let far = Channel::new(identity.clone(), channel.far.clone(), channel.min_severity);
+            let (committed, stop, id) = (committed.clone(), self.stop_sinks.subscribe(), Arc::clone(&channel.id));
+            self.sinks.spawn(async move {
+                if let Err(error) = deliver::run(config, far, backlog, committed, counters, stop).await {
+                    tracing::error!(channel = %id, "the alert channel ended: {error}");
                 }
             });
         }

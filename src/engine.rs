@@ -1,31 +1,30 @@
 //! The fold: every row, tick and watermark of the inbox goes through [`Engine::step`], and what comes out is the outbox.
 //!
-//! The order within a step is ring ▸ filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, voxels } ▸ alerts. The engine
+//! The order within a step is watch ▸ ring ▸ filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, thresholds, voxels }. The engine
 //! has no clock: time comes with the inputs, and [`Engine::next_deadline`] says when it wants to be told of it again.
 //! [`Engine::snapshot`] and [`Engine::restore`] carry all state over a restart; restoring and replaying what followed gives what an
 //! undisturbed run gives.
 //!
 //! - `config`: what it is made of.
 //! - `pipeline`: one pipeline.
-//! - `drive`, `timed`: rows and watermark to the operators that live in event time.
 //! - `space`: a grid in a pipeline, and layers that leave memory.
-//! - `alarms`: what makes somebody look.
+//! - `alarms`: what makes somebody look; `orders`: what somebody asks for.
 //! - `state`: snapshots.
 
 mod alarms;
 mod config;
-mod drive;
+mod orders;
 mod pipeline;
 mod space;
 mod state;
-mod timed;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     buffer::Ring,
-    dataflow::{Ticked, Watermarks},
+    dataflow::{Flow, Ticked, Watermarks},
     model::{Batch, Flags, Input, Output, Seq, Stream, Timestamp},
+    quality::{alert::AlertBook, watch::Watch},
     voxel::Grid,
 };
 
@@ -37,7 +36,6 @@ pub use space::{GridLane, summaries};
 pub use state::{Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
-use drive::Flow;
 
 /// What one step gave.
 #[derive(Debug, Default)]
@@ -46,6 +44,8 @@ pub struct Step {
     pub outputs: Vec<Output>,
     /// Rows for the dead-letter lane.
     pub rejected: Vec<Rejected>,
+    /// What became of each order.
+    pub orders: Vec<Result<(), String>>,
 }
 
 impl Step {
@@ -53,6 +53,7 @@ impl Step {
     pub fn clear(&mut self) {
         self.outputs.clear();
         self.rejected.clear();
+        self.orders.clear();
     }
 }
 
@@ -76,6 +77,8 @@ pub struct StreamLane {
     pub rows: u64,
     /// The newest time seen, future rows left out.
     pub newest: Timestamp,
+    /// Whether it is silent or stands still.
+    pub watch: Watch,
 }
 
 /// Whether arrival times mean something: they do in `run`, and in a replay of a journal.
@@ -117,6 +120,7 @@ impl Engine {
                 watermarks: Watermarks::new(one.watermark.clone(), clock == Clock::Arrivals),
                 rows: 0,
                 newest: Timestamp::MIN,
+                watch: Watch::new(one.watch.clone(), &one.stream),
             });
         }
         let places: BTreeMap<Arc<str>, usize> =
@@ -157,6 +161,7 @@ impl Engine {
                     joins: Vec::new(),
                     patterns: Vec::new(),
                     charts: Vec::new(),
+                    thresholds: Vec::new(),
                 };
                 let lane =
                     self.stream(&source.stream).ok_or_else(|| EngineError(format!("there is no stream `{}`", source.stream)))?;
@@ -186,6 +191,7 @@ impl Engine {
             }
             Input::Tick(now) => {
                 self.arrival = *now;
+                self.time_passes(*now, step);
                 for at in 0..self.streams.len() {
                     let ticked = self.streams[at].watermarks.tick(*now);
                     if ticked != Ticked::Nothing {
@@ -195,6 +201,11 @@ impl Engine {
                         self.close(at, step);
                     }
                 }
+            }
+            Input::Order { time, order } => {
+                self.time_passes(*time, step);
+                let outcome = self.obey(*time, order, step);
+                step.orders.push(outcome);
             }
             Input::End => self.end(true, step),
         }
@@ -210,6 +221,21 @@ impl Engine {
             batch.first_seq = Seq(self.streams[at].rows + 1);
             self.take_in(at, &Arc::new(batch), step);
         }
+    }
+
+    /// Tells of silence and standstill, and of alerts that nobody took note of.
+    fn time_passes(&mut self, now: Timestamp, step: &mut Step) {
+        if self.clock == Clock::EventTime {
+            return;
+        }
+        let at = self.last_seq;
+        self.alarms.book.set_clock(now);
+        let mut causes = Vec::new();
+        for lane in &mut self.streams {
+            lane.watch.tick(now, at, &mut causes);
+        }
+        self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
+        step.outputs.extend(self.alarms.book.escalate(at));
     }
 
     /// The end of a replayed input: every window closes if `flush`, and charts say what they have.
@@ -230,6 +256,12 @@ impl Engine {
         }
         let conformed = self.conformed(at, batch);
         let batch = conformed.as_ref().unwrap_or(batch);
+        if self.clock == Clock::Arrivals {
+            self.alarms.book.set_clock(batch.arrival);
+            let mut causes = Vec::new();
+            self.streams[at].watch.observe(batch, &mut causes);
+            self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
+        }
         self.last_seq = batch.seq(batch.rows() - 1);
         self.arrival = batch.arrival;
         self.take_in(at, batch, step);
@@ -311,7 +343,13 @@ impl Engine {
         if self.clock == Clock::EventTime {
             return None;
         }
-        self.streams.iter().filter_map(|lane| lane.watermarks.next_deadline()).min()
+        let streams = self.streams.iter().flat_map(|lane| [lane.watermarks.next_deadline(), lane.watch.next_deadline()]);
+        streams.flatten().chain(self.alarms.book.next_deadline()).min()
+    }
+
+    /// What was raised, and what became of it.
+    pub fn alerts(&self) -> &AlertBook {
+        &self.alarms.book
     }
 
     /// The newest row that went through.

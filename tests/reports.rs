@@ -164,6 +164,7 @@ fn folder() -> tempfile::TempDir {
     let commit = StepCommit {
         through: RecordNo(1),
         outputs: outputs.collect(),
+        dead_letters: Vec::new(),
         checkpoint: Some(checkpoint),
         on_committed: Box::new(|_| ()),
     };

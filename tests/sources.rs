@@ -13,6 +13,8 @@ mod mqtt;
 #[path = "sources/serial.rs"]
 mod serial;
 mod servers;
+#[path = "sources/sparkplug.rs"]
+mod sparkplug;
 
 use std::{sync::Arc, time::Duration};
 

@@ -17,7 +17,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
-use super::{Act, Handle, Request, Snapshot, guard, openapi, problem::Problem};
+use super::{Act, Handle, Request, Snapshot, guard, openapi, problem::Problem, quality};
 use crate::{model::Timestamp, status};
 
 /// The largest body of `POST /rows`.
@@ -27,7 +27,7 @@ const ROWS_MAX: usize = 100_000;
 /// How long the appliance may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-type Parameters = Query<HashMap<String, String>>;
+pub(super) type Parameters = Query<HashMap<String, String>>;
 
 /// The router of the API.
 pub fn api(handle: Handle) -> Router {
@@ -49,8 +49,11 @@ pub fn api(handle: Handle) -> Router {
         .route("/voxels/{grid}/layers/{layer}", get(layer))
         .route("/voxels/{grid}/region", get(region))
         .route("/charts/{id}", get(chart))
-        .route("/alerts", get(alerts))
-        .route("/alerts/{id}/acknowledge", post(acknowledge))
+        .route("/charts/{id}/rebaseline", post(quality::rebaseline))
+        .route("/charts/{id}/exclude", post(quality::exclude))
+        .route("/pipelines/{id}/validate", post(quality::validate))
+        .route("/alerts", get(quality::alerts))
+        .route("/alerts/{id}/acknowledge", post(quality::acknowledge))
         .route("/dead-letters", get(dead_letters))
         .route("/dead-letters/{number}/resubmit", post(resubmit))
         .route("/events", get(events))
@@ -92,27 +95,27 @@ async fn ask(handle: &Handle, act: Act) -> Result<Vec<u8>, Problem> {
     }
 }
 
-async fn answer(handle: &Handle, act: Act, status: StatusCode) -> Response {
+pub(super) async fn answer(handle: &Handle, act: Act, status: StatusCode) -> Response {
     match ask(handle, act).await {
         Ok(bytes) => json_bytes(status, bytes),
         Err(problem) => problem.into_response(),
     }
 }
 
-fn number<T: std::str::FromStr>(parameters: &Parameters, name: &str) -> Result<Option<T>, Problem> {
+pub(super) fn number<T: std::str::FromStr>(parameters: &Parameters, name: &str) -> Result<Option<T>, Problem> {
     parameters
         .get(name)
         .map_or(Ok(None), |text| text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is no number"))))
 }
 
-fn time(parameters: &Parameters, name: &str) -> Result<Option<Timestamp>, Problem> {
+pub(super) fn time(parameters: &Parameters, name: &str) -> Result<Option<Timestamp>, Problem> {
     parameters.get(name).map_or(Ok(None), |text| match text.parse::<i64>() {
         Ok(ns) => Ok(Some(Timestamp(ns))),
         Err(_) => text.parse().map(Some).map_err(|error: crate::model::ParseTimeError| invalid(error.to_string())),
     })
 }
 
-fn invalid(detail: String) -> Problem {
+pub(super) fn invalid(detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
@@ -294,23 +297,6 @@ fn corner(parameters: &Parameters, name: &str) -> Result<[f64; 3], Problem> {
 
 async fn chart(State(handle): State<Handle>, Path(id): Path<String>) -> Response {
     answer(&handle, Act::Chart(id), StatusCode::OK).await
-}
-
-async fn alerts(State(handle): State<Handle>) -> Json<Value> {
-    Json(serde_json::to_value(&snapshot(&handle).alerts).unwrap_or_default())
-}
-
-async fn acknowledge(State(handle): State<Handle>, Path(id): Path<String>, body: Bytes) -> Response {
-    #[derive(serde::Deserialize)]
-    struct Who {
-        name: String,
-        #[serde(default)]
-        note: String,
-    }
-    let Ok(who) = serde_json::from_slice::<Who>(&body) else {
-        return invalid(r#"send {"name": "who", "note": "what"}"#.into()).into_response();
-    };
-    answer(&handle, Act::Acknowledge { id, name: who.name, note: who.note }, StatusCode::OK).await
 }
 
 async fn dead_letters(State(handle): State<Handle>, parameters: Parameters) -> Response {

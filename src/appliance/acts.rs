@@ -16,7 +16,6 @@ use super::{
     fold::Fold,
     intake::Intake,
     locked, now,
-    publish::{AlertLog, acknowledgement_key},
     recorded::{RecordedError, Wanted, recorded},
 };
 use crate::{
@@ -27,7 +26,7 @@ use crate::{
     },
     model::{Batch, Row, Stream},
     spc::{ChartOperator, ChartView},
-    status::{Acknowledgement, SourceRows},
+    status::SourceRows,
     store::{Store, StoreError},
 };
 
@@ -41,7 +40,6 @@ pub(super) struct Desk {
     pub engine: mpsc::Sender<Request>,
     pub intake: Intake,
     pub store: Arc<Store>,
-    pub alerts: Arc<Mutex<AlertLog>>,
     pub streams: Vec<Arc<Stream>>,
     /// What became of the rows that came this way.
     pub rows: Arc<Mutex<SourceRows>>,
@@ -58,12 +56,7 @@ impl Desk {
             };
             let Some(Request { act, reply }) = request else { return };
             match act {
-                Act::Append { .. }
-                | Act::State { .. }
-                | Act::Acknowledge { .. }
-                | Act::History { .. }
-                | Act::DeadLetters { .. }
-                | Act::Resubmit(_) => {
+                Act::Append { .. } | Act::State { .. } | Act::History { .. } | Act::DeadLetters { .. } | Act::Resubmit(_) => {
                     let desk = Arc::clone(&desk);
                     // A client that has gone needs no answer.
                     tokio::spawn(async move { drop(reply.send(desk.answer(act).await)) });
@@ -97,7 +90,6 @@ impl Desk {
                 blocking(move || dead_letters(&store, after, limit)).await
             }
             Act::Resubmit(number) => self.resubmit(number).await,
-            Act::Acknowledge { id, name, note } => self.acknowledge(&id, name, note).await,
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }
     }
@@ -182,19 +174,6 @@ impl Desk {
         }
         Routes::by_row(&self.streams, stream.or(only)).map_err(|error| Refusal::Failed(error.to_string()))
     }
-
-    async fn acknowledge(&self, id: &str, name: String, note: String) -> Answer {
-        if name.trim().is_empty() {
-            return Err(Refusal::Invalid("say who acknowledges: `name` is empty".into()));
-        }
-        let note = Acknowledgement { name, note, time: now() };
-        let Some(alert) = locked(&self.alerts).acknowledge(id, &note) else {
-            return Err(Refusal::NotFound(format!("there is no alert `{id}` among the newest; see /alerts")));
-        };
-        let (writer, key) = (self.store.writer(), acknowledgement_key(id));
-        let bytes = serde_json::to_vec(&note).unwrap_or_default();
-        blocking(move || writer.put_state(&key, Some(bytes)).map_err(|error| refusal(&error)).and_then(|()| to_bytes(&alert))).await
-    }
 }
 
 async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
@@ -267,6 +246,8 @@ impl Fold {
             Act::Windows { pipeline, limit } => self.windows(pipeline.as_deref(), limit),
             Act::Recent { stream, rows, duration_ns } => self.recent(&stream, rows, duration_ns),
             Act::Chart(id) => self.chart(&id),
+            Act::Alerts { filter, limit } => to_bytes(&self.alerts(&filter, limit)),
+            Act::Validate { pipeline, checkpoint, rows } => self.validate(&pipeline, checkpoint.as_deref(), &rows),
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }
     }
@@ -309,7 +290,7 @@ impl Fold {
         to_bytes(&json!({"stream": stream, "rows": rows_of(&batch)}))
     }
 
-    fn chart(&self, id: &str) -> Answer {
+    pub(super) fn chart(&self, id: &str) -> Answer {
         let charts = self.engine.pipelines().iter().flat_map(|pipeline| &pipeline.charts);
         let views: Vec<ChartView> = charts.filter(|chart| **chart.id() == *id).flat_map(ChartOperator::views).collect();
         if views.is_empty() && !self.engine.pipelines().iter().any(|one| one.charts.iter().any(|chart| **chart.id() == *id)) {

@@ -21,11 +21,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{
     StartError, intake, locked, now,
-    publish::{AlertLog, EngineView, INTERVAL},
+    orders::Pending,
+    publish::{EngineView, INTERVAL},
     space::Answering,
 };
 use crate::{
-    api::{Event, Request},
+    api::{Act, Event, Request},
     engine::{Engine, Rejected, Step},
     model::{Body, Input, Output, Seq, Timestamp},
     status::DURATION_BOUNDS_SECONDS,
@@ -190,15 +191,15 @@ pub(super) struct Parts {
     pub committed: Arc<watch::Sender<(Seq, Seq)>>,
     pub events: broadcast::Sender<Arc<Event>>,
     pub requests: mpsc::Receiver<Request>,
-    pub alerts: Arc<Mutex<AlertLog>>,
 }
 
 /// The engine and its surroundings, on their way through the inbox.
 pub(super) struct Fold {
     pub(super) engine: Engine,
-    pub(super) alerts: Arc<Mutex<AlertLog>>,
+    pub(super) writer: Writer,
+    /// Orders on their way through the inbox, with who waits for them.
+    pub(super) pending: Pending,
     feed: Feed,
-    writer: Writer,
     shared: Arc<Shared>,
     committed: Arc<watch::Sender<(Seq, Seq)>>,
     events: broadcast::Sender<Arc<Event>>,
@@ -213,7 +214,9 @@ pub(super) struct Fold {
     checkpointed: (RecordNo, Instant),
     published: Instant,
     tick_sent: Option<Instant>,
-    step: Step,
+    pub(super) step: Step,
+    /// What the engine refused since the last commit.
+    letters: Vec<DeadLetter>,
     /// Of the store.
     pub(super) directory: PathBuf,
     pub(super) answering: Answering,
@@ -222,15 +225,15 @@ pub(super) struct Fold {
 impl Fold {
     pub fn new(parts: Parts) -> Result<Self, StoreError> {
         let feed = parts.store.feed(parts.resume_after)?;
-        let answered_before = RecordNo(parts.store.counters().engine_through);
+        let answered_before = RecordNo(parts.store.counters().refused_through);
         parts.shared.through.store(parts.resume_after.0, Ordering::Release);
         // Who asks before the thread has looked around sees what was recovered.
         *locked(&parts.shared.view) = EngineView::of(&parts.engine);
         Ok(Self {
             engine: parts.engine,
-            alerts: parts.alerts,
-            feed,
             writer: parts.store.writer(),
+            pending: Pending::default(),
+            feed,
             shared: parts.shared,
             committed: parts.committed,
             events: parts.events,
@@ -245,6 +248,7 @@ impl Fold {
             step: Step::default(),
             directory: parts.store.directory().to_owned(),
             answering: Answering::default(),
+            letters: Vec::new(),
         })
     }
 
@@ -268,7 +272,10 @@ impl Fold {
             }
             self.tick();
             while let Ok(request) = self.requests.try_recv() {
-                self.respond(request);
+                match request {
+                    Request { act: Act::Order(order), reply } => self.order(order, reply),
+                    other => self.respond(other),
+                }
             }
             if self.published.elapsed() >= INTERVAL {
                 self.publish();
@@ -303,26 +310,24 @@ impl Fold {
 
     fn go(&mut self, group: Vec<CommittedInput>) -> Result<(), StoreError> {
         let mut rows = Vec::with_capacity(group.len());
-        let mut letters = Vec::new();
         let started = Instant::now();
         for committed in group {
             if matches!(committed.input, Input::Tick(_)) {
                 self.tick_sent = None;
             }
             self.engine.step(&committed.input, &mut self.step);
+            if let Input::Order { time, order } = &committed.input {
+                self.ordered(*time, order);
+            }
             self.record = committed.record;
             rows.push((committed.decoded_at, committed.rows));
             if committed.record > self.answered_before {
-                letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
+                self.letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
             } else {
                 self.step.rejected.clear();
             }
         }
         self.shared.stepped(started.elapsed());
-        if !letters.is_empty() {
-            let (decoded_at, on_synced) = (Instant::now(), Box::new(|_| ()));
-            self.writer.append_blocking(Append { input: None, dead_letters: letters, decoded_at, on_synced });
-        }
         let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval || self.engine.wants_snapshot();
         self.commit(rows, due)
     }
@@ -349,7 +354,6 @@ impl Fold {
             None
         };
         let outputs: Vec<Output> = std::mem::take(&mut self.step.outputs);
-        self.note_alerts(&outputs);
         let outputs: Vec<StepOutput> = outputs.iter().map(|output| self.step_output(output)).collect();
         let listened = self.events.receiver_count() > 0;
         let told: Vec<Arc<Event>> = if listened { outputs.iter().map(event).collect() } else { Vec::new() };
@@ -365,7 +369,8 @@ impl Fold {
                 }
             }
         };
-        Ok(StepCommit { through: self.record, outputs, checkpoint, on_committed: Box::new(on_committed) })
+        let dead_letters = std::mem::take(&mut self.letters);
+        Ok(StepCommit { through: self.record, outputs, dead_letters, checkpoint, on_committed: Box::new(on_committed) })
     }
 
     fn step_output(&self, output: &Output) -> StepOutput {
@@ -377,14 +382,6 @@ impl Fold {
             stream: stream.map(|pipeline| Arc::clone(&pipeline.stream.id)),
             time: time_of(&output.body),
             json: serde_json::to_vec(output).unwrap_or_default(),
-        }
-    }
-
-    fn note_alerts(&self, outputs: &[Output]) {
-        let mut alerts = outputs.iter().filter(|output| matches!(output.body, Body::Alert(_))).peekable();
-        if alerts.peek().is_some() {
-            let mut log = locked(&self.alerts);
-            alerts.for_each(|output| log.add(output));
         }
     }
 

@@ -4,10 +4,11 @@
 //! leaves this module. A [`Config`] holds the checked configuration types of the modules it configures.
 //!
 //! - [`reader`]: keys, places, faults; [`units`]: durations and sizes.
-//! - [`streams`], [`sources`], [`pipelines`], [`charts`], [`voxels`], [`sinks`], [`service`]: one section of the file each.
+//! - [`streams`], [`sources`], [`pipelines`], [`charts`], [`quality`], [`voxels`], [`sinks`], [`service`]: one section of the file each.
 
 pub mod charts;
 pub mod pipelines;
+pub mod quality;
 pub mod reader;
 pub mod service;
 pub mod sinks;
@@ -21,7 +22,7 @@ use std::{path::Path, sync::Arc};
 use toml::de::DeTable;
 
 pub use reader::Fault;
-pub use service::{AlertsSection, ApplianceConfig, ChannelConfig, ChannelKind, HttpSection, StoreSection};
+pub use service::{AlertsSection, ApplianceConfig, ChannelConfig, HttpSection, StoreSection};
 pub use sinks::SinkConfig;
 pub use sources::SourceEntry;
 
@@ -122,7 +123,7 @@ fn read(root: &Section<'_>, unchecked: &Section<'_>) -> Config {
     engine.pipelines = pipelines::read(root, &readable, &names);
     engine.grids = voxels::read(root, &engine);
     voxels::link(&mut engine, &summaries);
-    let alerts = service::alerts(root);
+    let alerts = service::alerts(root, &appliance.id, &names);
     engine.alerts = alerts.book;
     let config = Config {
         appliance,

@@ -257,13 +257,26 @@ fn subscription(value: &Value<'_>, streams: &[Arc<Stream>]) -> Option<Subscripti
         1 => Qos::AtLeastOnce,
         _ => Qos::ExactlyOnce,
     };
-    let codec = section.choice_or("codec", &[("json", MqttCodec::Json)], MqttCodec::Json);
+    let codecs = [("json", MqttCodec::Json), ("sparkplug_b", MqttCodec::SparkplugB)];
+    let codec = section.choice_or("codec", &codecs, MqttCodec::Json);
     let routes = routes(&section, &chosen(&section, streams)?)?;
     let topic = topic?;
     if !is_filter(&topic) {
         section.fault_at("topic", format!("`{topic}` is no topic filter: `+` and `#` stand alone between slashes, `#` last"));
     }
+    if codec == MqttCodec::SparkplugB && !brings_births(&topic) {
+        section.fault_at(
+            "topic",
+            format!("`{topic}` brings no birth certificates, without which aliases mean nothing: write spBv1.0/GROUP/# or spBv1.0/GROUP/+/NODE/#"),
+        );
+    }
     Some(Subscription { topic, qos, codec, routes })
+}
+
+/// Whether a filter brings Sparkplug B messages of every type: `spBv1.0/GROUP/+/…`, or wider.
+fn brings_births(filter: &str) -> bool {
+    let levels: Vec<&str> = filter.split('/').collect();
+    matches!(levels[..], ["#"] | ["spBv1.0" | "+", "#"] | ["spBv1.0" | "+", _, "#"] | ["spBv1.0" | "+", _, "+", ..])
 }
 
 /// MQTT 3.1.1, section 4.7.1.
@@ -322,5 +335,22 @@ mod tests {
             faults.iter().any(|fault| fault.contains("host:port")) && faults.iter().any(|fault| fault.contains("`topic`")),
             "{faults:?}"
         );
+    }
+
+    #[test]
+    fn sparkplug_needs_a_filter_that_brings_births() {
+        let subscription = |topic: &str| {
+            let text = "type = \"mqtt\"\nurl = \"mqtt://localhost\"\nsubscriptions = [ { codec = \"sparkplug_b\", topic";
+            read(&format!("[sources.floor]\n{text} = \"{topic}\" }} ]"))
+        };
+        for topic in ["spBv1.0/#", "spBv1.0/plant/#", "+/plant/+/gateway/#", "spBv1.0/plant/+/gateway/#"] {
+            let sources = subscription(topic).unwrap();
+            let SourceKind::Mqtt(mqtt) = &sources[0].source.kind else { panic!("MQTT") };
+            assert_eq!(mqtt.subscriptions[0].codec, MqttCodec::SparkplugB);
+        }
+        for topic in ["spBv1.0/plant/DDATA/#", "plant/#", "spBv1.0/plant/NDATA/gateway"] {
+            let faults = subscription(topic).unwrap_err();
+            assert!(faults[0].contains("brings no birth certificates"), "{topic}: {faults:?}");
+        }
     }
 }

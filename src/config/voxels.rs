@@ -8,6 +8,7 @@ use crate::{
     engine::{self, EngineConfig, GridSource, PipelineConfig, StreamConfig},
     expr::Type,
     model::Stream,
+    quality::watch::WatchConfig,
     voxel::{Expected, GridConfig, GridError, GridSettings, Lanes, LayerBy, Region, Transform, Weights},
 };
 
@@ -72,7 +73,13 @@ pub fn summaries(root: &Section<'_>, streams: &[StreamConfig]) -> Vec<StreamConf
         let stream = engine::summaries(name, signals.iter().map(|signal| (signal.value.as_str(), unit(&signal.value))));
         let watermark =
             WatermarkConfig { delay_ns: 0, idle_ns: None, max_future_ns: None, all_idle: AllIdle::Hold, ..Default::default() };
-        StreamConfig { stream: Arc::new(stream), watermark, buffer_rows: SUMMARY_ROWS, window_rows: SUMMARY_ROWS / 10 }
+        StreamConfig {
+            stream: Arc::new(stream),
+            watermark,
+            buffer_rows: SUMMARY_ROWS,
+            window_rows: SUMMARY_ROWS / 10,
+            watch: WatchConfig::default(),
+        }
     };
     root.sections("voxels").iter().map(|(name, section)| stream(&name.value, section)).collect()
 }

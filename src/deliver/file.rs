@@ -3,7 +3,8 @@
 //! A line is the row or result as JSON with `appliance`, `stream`, `id`, `kind` in front (`kind` of a row is `row`).
 //!
 //! Beside `FILE` lies `FILE.cursor`: `{"store":"<16 hex digits>","rows":N,"results":N,"bytes":N}`, replaced after each parcel, once the lines are
-//! synced. A crash in between leaves more lines than the cursor knows; opening cuts the file back to `bytes` and goes on from there. With
+//! synced. A crash in between leaves more lines than the cursor knows; opening cuts the file back to `bytes` and goes on from there. So
+//! that this holds for the first lines of a file too, the cursor says where they begin before they are written. With
 //! `rotate_bytes`, a file that has reached that size is renamed to `FILE.{rows}-{results}` (the last row and result in it) before the
 //! next parcel.
 
@@ -98,24 +99,34 @@ impl Open {
     }
 
     fn append(&self, parcel: &Parcel, before: Cursor) -> io::Result<Cursor> {
-        let mut cursor = before;
-        if self.settings.rotate_bytes.is_some_and(|limit| cursor.bytes >= limit && cursor.bytes > 0) {
-            self.rotate(&cursor)?;
-            cursor.bytes = 0;
-        }
+        let (mut file, mut cursor) = self.prepare(before)?;
         let lines = self.lines(parcel);
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.settings.path)?;
         file.write_all(&lines)?;
         file.sync_data()?;
-        if cursor.bytes == 0 {
-            // The name of a new file must survive as well.
-            sync_directory(&self.settings.path)?;
-        }
         cursor.rows = parcel.through.rows.0;
         cursor.results = parcel.through.results.0;
         cursor.bytes += lines.len() as u64;
         self.keep(&cursor)?;
         Ok(cursor)
+    }
+
+    /// The file to append to, of which the kept cursor knows where its new lines begin.
+    fn prepare(&self, mut cursor: Cursor) -> io::Result<(File, Cursor)> {
+        if self.settings.rotate_bytes.is_some_and(|limit| cursor.bytes >= limit && cursor.bytes > 0) {
+            self.rotate(&cursor)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&self.settings.path)?;
+        let length = file.metadata()?.len();
+        if length == 0 {
+            // The name of a new file must survive as well.
+            sync_directory(&self.settings.path)?;
+        }
+        if length != cursor.bytes || !self.cursor_path().exists() {
+            // It is new, or somebody else has written or cut it.
+            cursor.bytes = length;
+            self.keep(&cursor)?;
+        }
+        Ok((file, cursor))
     }
 
     fn lines(&self, parcel: &Parcel) -> Vec<u8> {
@@ -181,4 +192,42 @@ fn truncate(path: &Path, bytes: u64) -> io::Result<()> {
 fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: PathBuf, rotate_bytes: Option<u64>) -> Open {
+        Open { settings: Settings { path, rotate_bytes }, identity: Identity { appliance: "a".into(), store: 1 } }
+    }
+
+    #[test]
+    fn lines_of_a_new_file_that_no_cursor_knows_are_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = open(dir.path().join("rows"), None);
+        let (cursor, known) = open.recover().unwrap();
+        assert_eq!(known, None);
+        let (mut file, _) = open.prepare(cursor).unwrap();
+        file.write_all(b"a line\n").unwrap();
+        // The crash.
+        let (cursor, known) = open.recover().unwrap();
+        assert_eq!((cursor.bytes, known), (0, Some(Progress::default())));
+        assert_eq!(fs::metadata(dir.path().join("rows")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn after_a_rotation_too_and_though_they_are_fewer_than_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = open(dir.path().join("rows"), Some(1));
+        fs::write(dir.path().join("rows"), "many lines\n").unwrap();
+        let cursor = Cursor { store: format!("{:016x}", 1), rows: 3, results: 4, bytes: 11 };
+        open.keep(&cursor).unwrap();
+        let (mut file, _) = open.prepare(cursor).unwrap();
+        file.write_all(b"a line\n").unwrap();
+        let (cursor, known) = open.recover().unwrap();
+        assert_eq!((cursor.bytes, known), (0, Some(Progress { rows: Seq(3), results: Seq(4) })));
+        assert_eq!(fs::read(dir.path().join("rows.3-4")).unwrap(), b"many lines\n");
+        assert_eq!(fs::metadata(dir.path().join("rows")).unwrap().len(), 0);
+    }
 }

@@ -13,6 +13,7 @@
 //! are delivered in inbox order; a parcel is bounded in rows and results.
 
 pub mod breaker;
+pub mod channel;
 pub mod console;
 pub mod counters;
 pub mod courier;

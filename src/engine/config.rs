@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     dataflow::{WatermarkConfig, WindowConfig, join::JoinConfig, pattern::PatternConfig},
     model::Stream,
-    quality::{alert::AlertConfig, checkpoint::CheckpointConfig},
+    quality::{alert::AlertConfig, checkpoint::CheckpointConfig, threshold::ThresholdConfig, watch::WatchConfig},
     spc::ChartConfig,
     voxel::{GridConfig, Region},
 };
@@ -21,6 +21,8 @@ pub struct StreamConfig {
     pub buffer_rows: usize,
     /// Rows in its default sliding window.
     pub window_rows: usize,
+    /// Silence and standstill that somebody is told of.
+    pub watch: WatchConfig,
 }
 
 /// A pipeline.
@@ -46,6 +48,8 @@ pub struct PipelineConfig {
     pub patterns: Vec<PatternConfig>,
     /// Control charts.
     pub charts: Vec<ChartConfig>,
+    /// Thresholds.
+    pub thresholds: Vec<ThresholdConfig>,
 }
 
 /// A voxel grid.

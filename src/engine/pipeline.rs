@@ -1,21 +1,23 @@
-//! One pipeline: filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, voxels }.
+//! One pipeline: filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, thresholds, voxels }.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    PipelineConfig, Step,
-    alarms::Alarms,
-    drive::{Flow, drive},
-    space::GridLane,
-    timed::{Join, Pattern},
-};
+use super::{PipelineConfig, Step, alarms::Alarms, space::GridLane};
 use crate::{
-    dataflow::{WindowOperator, join::JoinOperator, pattern::PatternOperator},
+    dataflow::{
+        Flow, WindowOperator, drive,
+        join::JoinOperator,
+        pattern::PatternOperator,
+        timed::{Join, Pattern},
+    },
     expr::{Bools, Expr, Scratch, Type},
     model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp},
-    quality::checkpoint::{Checkpoint, CheckpointState, Emit},
+    quality::{
+        checkpoint::{Checkpoint, CheckpointState, Emit, validate},
+        threshold::Threshold,
+    },
     spc::ChartOperator,
 };
 
@@ -76,6 +78,8 @@ pub struct Pipeline {
     pub patterns: Vec<PatternOperator>,
     /// In the configured order.
     pub charts: Vec<ChartOperator>,
+    /// In the configured order.
+    pub thresholds: Vec<Threshold>,
     /// Fed after the gate.
     pub grids: Vec<GridLane>,
     filter: Option<Expr>,
@@ -125,6 +129,7 @@ impl Pipeline {
             joins: Vec::new(),
             patterns: Vec::new(),
             charts: Vec::new(),
+            thresholds: Vec::new(),
             grids: Vec::new(),
             filter,
             derive,
@@ -153,6 +158,10 @@ impl Pipeline {
             let built = ChartOperator::new(id(), chart.clone(), &stream).map_err(|error| place("charts", &error))?;
             pipeline.charts.push(built);
         }
+        for threshold in &config.thresholds {
+            let built = Threshold::new(threshold.clone(), &stream).map_err(|error| place(&threshold.name, &error))?;
+            pipeline.thresholds.push(built);
+        }
         Ok(pipeline)
     }
 
@@ -171,7 +180,7 @@ impl Pipeline {
         self.counters.last_activity = batch.arrival;
         let mut rows: Option<Vec<usize>> = None;
         let passed = self.filtered(batch, &mut rows);
-        let derived = self.derived(passed);
+        let derived = derive(&self.derive, &self.stream, passed, &mut self.scratch);
         let gated = self.gate(derived, &mut rows, emit, alarms, &mut out, step);
         let (gated, places) = (gated.as_ref(), rows.as_deref());
         for window in &mut self.windows {
@@ -184,6 +193,9 @@ impl Pipeline {
             drive(&mut Pattern(pattern), gated, places, flow, &mut out);
         }
         self.chart(gated, emit, alarms, &mut out);
+        for threshold in &mut self.thresholds {
+            threshold.push(&self.id, gated, &mut alarms.book, &mut out);
+        }
         for lane in &mut self.grids {
             out.extend(lane.fill(&self.id, (gated, places), batch, emit));
             lane.advance(Timestamp(flow.last()));
@@ -295,19 +307,6 @@ impl Pipeline {
         Cow::Owned(taken)
     }
 
-    fn derived<'b>(&mut self, batch: Cow<'b, Batch>) -> Cow<'b, Batch> {
-        if self.derive.is_empty() {
-            return batch;
-        }
-        let mut batch = batch.into_owned();
-        for derive in &self.derive {
-            let column = derive.eval_number(&batch, 0..batch.rows(), &mut self.scratch).to_vec();
-            batch.signals.push(column);
-        }
-        batch.stream = Arc::clone(&self.stream);
-        Cow::Owned(batch)
-    }
-
     fn gate<'b>(
         &mut self,
         batch: Cow<'b, Batch>,
@@ -322,10 +321,9 @@ impl Pipeline {
         }
         let mut batch = batch.into_owned();
         for checkpoint in &mut self.checkpoints {
-            let verdict = checkpoint.judge(&self.id, &mut batch, emit, &mut self.scratch, out);
+            let verdict = checkpoint.judge(&self.id, &mut batch, emit, &mut self.scratch, &mut alarms.book, out);
             self.counters.flagged += verdict.flagged;
             self.counters.rejected += verdict.rejected.len() as u64;
-            alarms.raise(&self.id, verdict.causes, out);
             if verdict.rejected.is_empty() {
                 continue;
             }
@@ -349,6 +347,14 @@ impl Pipeline {
         step.outputs.append(&mut out);
     }
 
+    /// Asks the checkpoint called `checkpoint`, or all, about each row of `batch`, a batch of the pipeline's stream: nothing is counted
+    /// and nothing follows. The filter is not asked.
+    pub fn validate(&self, batch: &Batch, checkpoint: Option<&str>) -> Vec<BTreeMap<Arc<str>, bool>> {
+        let mut scratch = Scratch::default();
+        let batch = derive(&self.derive, &self.stream, Cow::Borrowed(batch), &mut scratch);
+        (0..batch.rows()).map(|row| validate(&self.checkpoints, checkpoint, &batch, row, &mut scratch)).collect()
+    }
+
     /// Windows open now.
     pub fn active_windows(&self) -> u64 {
         self.windows.iter().map(|window| window.open_count() as u64).sum()
@@ -369,6 +375,20 @@ impl Pipeline {
             checkpoint.state = *stored;
         }
     }
+}
+
+/// `batch` with its derived signals, as rows of `stream`.
+fn derive<'b>(derive: &[Expr], stream: &Arc<Stream>, batch: Cow<'b, Batch>, scratch: &mut Scratch) -> Cow<'b, Batch> {
+    if derive.is_empty() {
+        return batch;
+    }
+    let mut batch = batch.into_owned();
+    for expr in derive {
+        let column = expr.eval_number(&batch, 0..batch.rows(), scratch).to_vec();
+        batch.signals.push(column);
+    }
+    batch.stream = Arc::clone(stream);
+    Cow::Owned(batch)
 }
 
 const fn chart_emit(emit: Emit) -> crate::spc::Emit {

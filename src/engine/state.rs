@@ -2,8 +2,9 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `engine` | format version, place in the inbox, streams, alerts |
-//! | `pipeline/{id}` | counters, checkpoints, windows, joins, patterns, charts |
+//! | `engine` | format version, place in the inbox, streams, cooldowns of alerts |
+//! | `alerts` | the history of alerts, where it changed |
+//! | `pipeline/{id}` | counters, checkpoints, windows, joins, patterns, charts, thresholds |
 //! | `grid/{id}` | counters and layers of a grid |
 //! | `grid/{id}/{tile}` | one tile; a snapshot holds those touched since the last one |
 //! | `cold/{id}/{layer}/{generation}/{tile}` | one tile of a layer that left memory; [`Engine::restore`] is not given these |
@@ -14,16 +15,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Engine, alarms::Alarms, pipeline::PipelineState, space::GridLane};
+use super::{Engine, pipeline::PipelineState, space::GridLane};
 use crate::{
     dataflow::{WatermarksState, WindowState, join::JoinSnapshot, pattern::PatternSnapshot},
     model::{Seq, Timestamp},
+    quality::{alert::AlertBook, threshold::ThresholdState, watch::WatchState},
     spc,
     voxel::{Grid, GridState, TileKey},
 };
 
 /// The version of the parts' format; another one is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Parts of the engine's state: name and bytes, or nothing where the part is gone; a name that ends with `/` then means all that begin
 /// with it.
@@ -57,7 +59,7 @@ fn fault(what: &str, why: impl std::fmt::Display) -> StateError {
 struct EngineState {
     format: u32,
     last_seq: Seq,
-    alarms: Alarms,
+    alerts: AlertBook,
     streams: BTreeMap<Arc<str>, LaneState>,
 }
 
@@ -66,6 +68,7 @@ struct LaneState {
     rows: u64,
     newest: Timestamp,
     watermarks: WatermarksState,
+    watch: WatchState,
 }
 
 /// A pipeline's operators by their ids, so that one that was added or removed does not disturb the others.
@@ -76,6 +79,7 @@ struct OperatorStates {
     joins: BTreeMap<Arc<str>, JoinSnapshot>,
     patterns: BTreeMap<Arc<str>, PatternSnapshot>,
     charts: BTreeMap<Arc<str>, Vec<u8>>,
+    thresholds: BTreeMap<Arc<str>, ThresholdState>,
 }
 
 fn pack<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StateError> {
@@ -116,12 +120,20 @@ impl Engine {
     pub fn snapshot(&mut self) -> Result<Parts, StateError> {
         let mut parts = Parts::new();
         let streams = self.streams.iter().map(|lane| {
-            let state = LaneState { rows: lane.rows, newest: lane.newest, watermarks: lane.watermarks.snapshot() };
+            let state = LaneState {
+                rows: lane.rows,
+                newest: lane.newest,
+                watermarks: lane.watermarks.snapshot(),
+                watch: lane.watch.snapshot(),
+            };
             (Arc::clone(&lane.stream.id), state)
         });
         let engine =
-            EngineState { format: FORMAT, last_seq: self.last_seq, alarms: self.alarms.clone(), streams: streams.collect() };
+            EngineState { format: FORMAT, last_seq: self.last_seq, alerts: self.alarms.book.clone(), streams: streams.collect() };
         parts.push(("engine".into(), Some(pack("engine", &engine)?)));
+        if let Some(history) = self.alarms.book.take_changed_history() {
+            parts.push(("alerts".into(), Some(pack("alerts", history)?)));
+        }
         for pipeline in &mut self.pipelines {
             let name = format!("pipeline/{}", pipeline.id);
             let mut charts = BTreeMap::new();
@@ -134,6 +146,7 @@ impl Engine {
                 joins: pipeline.joins.iter().map(|join| (Arc::clone(&join.config().id), join.snapshot())).collect(),
                 patterns: pipeline.patterns.iter().map(|one| (Arc::clone(&one.config().id), one.snapshot())).collect(),
                 charts,
+                thresholds: pipeline.thresholds.iter().map(|one| (Arc::clone(one.name()), one.state.clone())).collect(),
             };
             parts.push((name.clone(), Some(pack(&name, &states)?)));
             for lane in &mut pipeline.grids {
@@ -157,13 +170,19 @@ impl Engine {
             return Err(fault("engine", format!("it has format {}, this program writes {FORMAT}", engine.format)));
         }
         self.last_seq = engine.last_seq;
-        let cooldown = self.alarms.config();
-        self.alarms = engine.alarms;
-        self.alarms.reconfigure(cooldown);
+        let config = self.alarms.book.config();
+        self.alarms.book = engine.alerts;
+        self.alarms.book.reconfigure(config);
+        if let Some(bytes) = parts.remove("alerts") {
+            self.alarms.book.set_history(unpack("alerts", &bytes)?);
+        }
         for (id, state) in engine.streams {
             let Some(lane) = self.streams.iter_mut().find(|lane| lane.stream.id == id) else { continue };
             (lane.rows, lane.newest) = (state.rows, state.newest);
             lane.watermarks.restore(state.watermarks);
+            if !lane.watch.restore(state.watch) {
+                left_out.push(format!("stream `{id}`: other signals are watched now: the watch starts anew"));
+            }
         }
         for at in 0..self.pipelines.len() {
             let name = format!("pipeline/{}", self.pipelines[at].id);
@@ -179,8 +198,10 @@ impl Engine {
         let pipeline = &mut self.pipelines[at];
         pipeline.set_state(&states.pipeline);
         for window in &mut pipeline.windows {
-            if let Some(state) = states.windows.remove(&window.config().id) {
-                window.restore(state);
+            if let Some(state) = states.windows.remove(&window.config().id)
+                && let Err(error) = window.restore(state)
+            {
+                left_out.push(error.to_string());
             }
         }
         for join in &mut pipeline.joins {
@@ -195,6 +216,11 @@ impl Engine {
                 && let Err(error) = pattern.restore(&state)
             {
                 left_out.push(error.to_string());
+            }
+        }
+        for threshold in &mut pipeline.thresholds {
+            if let Some(state) = states.thresholds.remove(threshold.name()) {
+                threshold.state = state;
             }
         }
         for chart in &mut pipeline.charts {

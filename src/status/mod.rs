@@ -247,16 +247,22 @@ pub struct GridStatus {
 pub struct AlertStatus {
     /// The result's id.
     pub id: String,
-    /// How much it matters.
+    /// The ids under which it was raised again, one severity higher each time.
+    #[serde(default)]
+    pub escalations: Vec<String>,
+    /// How much it matters by now.
     pub severity: Severity,
     /// What raised it.
     pub source: String,
-    /// The pipeline; empty for the appliance itself.
+    /// The pipeline; `appliance` for streams and the appliance itself.
     pub pipeline: String,
     /// Event time.
     pub time: Timestamp,
     /// What happened, to what, and what to do.
     pub message: String,
+    /// The figures behind it.
+    #[serde(default)]
+    pub evidence: serde_json::Value,
     /// Who took note, and what they said.
     pub acknowledged: Option<Acknowledgement>,
 }
@@ -381,6 +387,8 @@ mod tests {
             appliance: "a".into(),
             alerts: vec![AlertStatus {
                 id: "x".into(),
+                escalations: Vec::new(),
+                evidence: serde_json::Value::Null,
                 severity: Severity::High,
                 source: "s".into(),
                 pipeline: "p".into(),

@@ -53,6 +53,11 @@ pub fn write(connection: &Connection, checkpoint: &Checkpoint) -> Result<(), Sto
     set_meta(connection, "checkpoint", checkpoint.position.0 as i64)
 }
 
+/// Whether `sealed` is a part of this name with its checksum.
+pub fn is_sealed(name: &str, sealed: &[u8]) -> bool {
+    open(name, sealed).is_some()
+}
+
 fn open<'a>(name: &str, sealed: &'a [u8]) -> Option<&'a [u8]> {
     sealed.split_last_chunk::<4>().filter(|(body, sum)| checksum(name, body).to_le_bytes() == **sum).map(|(body, _)| body)
 }

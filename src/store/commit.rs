@@ -317,7 +317,7 @@ impl Committer {
         self.flush_joining()?;
         let arrival = match input {
             Input::Watermark { arrival, .. } => arrival.0,
-            Input::Tick(time) => time.0,
+            Input::Tick(time) | Input::Order { time, .. } => time.0,
             Input::Batch(_) | Input::End => self.state.arrival_last,
         };
         let Some(body) = encode(input) else { return Ok(()) };
@@ -362,6 +362,12 @@ impl Committer {
             } else {
                 accepted.repeated += 1;
             }
+        }
+        for letter in &step.dead_letters {
+            self.append_dead_letter(letter)?;
+        }
+        if !step.dead_letters.is_empty() {
+            set_meta(&self.connection, "refused_through", step.through.0 as i64)?;
         }
         if let Some(checkpoint) = &step.checkpoint {
             super::checkpoint::write(&self.connection, checkpoint)?;
@@ -505,6 +511,7 @@ impl Committer {
         live.balances = self.state.balances();
         live.counters.committed = self.state.next_record - 1;
         live.counters.engine_through = self.state.checkpoint;
+        live.counters.refused_through = self.state.checkpoint.max(self.state.refused_through);
         live.counters.bytes_max = self.sweeper.bytes_max();
     }
 

@@ -64,6 +64,8 @@ pub struct StoreCounters {
     pub committed: u64,
     /// The last record that the engine has answered for.
     pub engine_through: u64,
+    /// When the store was opened: the engine's refusals up to this record are among the dead letters.
+    pub refused_through: u64,
     /// From the start of a transaction to the end of its sync.
     pub commit_ms: Quantiles,
     /// From handing an append over to its acknowledgement.

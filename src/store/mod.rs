@@ -5,7 +5,7 @@
 //! of their own ([`Reader`]).
 //!
 //! ```text
-//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_record, next_seq, next_result
+//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_record, next_seq, next_result, refused_through
 //! streams       number, id                 what inbox.stream and spans.stream mean
 //! inbox         record*, seq, rows, stream, arrival, time_min, time_max, body
 //!                                          one input a record; `body` as in encoding.rs; rows have the numbers seq … seq+rows−1
@@ -33,6 +33,7 @@
 //! What is assumed of the medium: a sync that returned is kept; what was written after the last sync may be there, torn, reordered or
 //! missing, which the log's checksums tell. A sync that failed tells nothing: the process must end.
 
+mod carve;
 mod checkpoint;
 mod columns;
 mod command;
@@ -44,20 +45,24 @@ mod error;
 mod feed;
 mod history;
 mod lock;
+mod log;
+mod loss;
 mod merge;
 mod queue;
 mod reader;
+mod rebuild;
 mod retention;
+mod salvage;
 mod schema;
 mod shared;
 mod state;
 mod sweep;
 mod tables;
+mod verify;
 mod wire;
 mod writer;
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -73,16 +78,20 @@ pub use duplicates::{Admitted, Duplicates};
 pub use error::StoreError;
 pub use feed::Feed;
 pub use history::History;
+pub use loss::{Kept, Loss, Numbers, Ranges};
 pub use queue::Waker;
 pub use reader::{Inventory, Reader, RowsPage, StoredResult};
 pub use retention::WhenFull;
 pub use schema::FILE_NAME;
 pub use shared::OnFatal;
 pub use state::Balance;
+pub use verify::{Verified, repair, verify};
 pub use writer::{NotTaken, Writer};
 
+use carve::Pages;
 use commit::Committer;
 use lock::DirectoryLock;
+use salvage::Making;
 use shared::Shared;
 use state::State;
 use sweep::Sweeper;
@@ -128,6 +137,8 @@ pub struct Recovered {
     pub to_replay: u64,
     /// What could not be used, in words: a damaged checkpoint or file.
     pub notices: Vec<String>,
+    /// The store was damaged, and has just been salvaged: what is lost.
+    pub loss: Option<Loss>,
 }
 
 /// The store, open for writing. Dropping it commits what waits and closes it.
@@ -148,13 +159,8 @@ impl Store {
     pub fn open(directory: &Path, config: StoreConfig) -> Result<(Self, Recovered), StoreError> {
         std::fs::create_dir_all(directory).map_err(|error| StoreError::file(directory, &error))?;
         let lock = DirectoryLock::take(directory)?;
+        let Opened { connection, state, sweeper, identity, recovered } = open_or_salvage(directory, &config)?;
         let file = directory.join(FILE_NAME);
-        let connection = schema::open_writer(&file, config.page_bytes, random_identity)?;
-        sync_directory(directory)?;
-        let state = State::load(&connection)?;
-        let recovered = recover(&connection, &state)?;
-        let identity = schema::meta(&connection, "identity")? as u64;
-        let sweeper = Sweeper::new(&connection, config.max_bytes, config.max_age_ns, config.when_full)?;
 
         let (wake, woken) = sync_channel(1);
         let shared = Arc::new(Shared::new(config.queue_bytes, wake)?);
@@ -259,6 +265,60 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     spawned.map_err(|error| StoreError::Refused(format!("the thread `{name}` cannot be started: {error}")))
 }
 
+/// A store that was read as far as a start reads it.
+struct Opened {
+    connection: rusqlite::Connection,
+    state: State,
+    sweeper: Sweeper,
+    identity: u64,
+    recovered: Recovered,
+}
+
+/// Opens what is there; if that is damaged, what can be salvaged of it.
+fn open_or_salvage(directory: &Path, config: &StoreConfig) -> Result<Opened, StoreError> {
+    let making = Making::new(config.page_bytes)?;
+    let mut loss = salvage::finish(directory)?;
+    let opened = match salvage::marked(directory) {
+        Some(why) => Err(StoreError::Corrupt(why)),
+        None => open_sound(directory, config, making),
+    };
+    let mut opened = match opened {
+        Err(StoreError::Corrupt(why)) => {
+            loss = Some(salvage::salvage(directory, making, &why)?);
+            open_sound(directory, config, making)?
+        }
+        other => other?,
+    };
+    if let Some(loss) = loss {
+        opened.recovered.notices.push(loss.said());
+        opened.recovered.loss = Some(loss);
+    }
+    Ok(opened)
+}
+
+/// Opens a store that is not damaged, or makes one.
+fn open_sound(directory: &Path, config: &StoreConfig, making: Making) -> Result<Opened, StoreError> {
+    let file = directory.join(FILE_NAME);
+    if !file.exists() {
+        if directory.join(salvage::LOG).exists() {
+            return Err(StoreError::Corrupt("there is a log without its file".to_owned()));
+        }
+        salvage::create(directory, making)?;
+    }
+    if let Some(why) = salvage::log_damage(directory, making)? {
+        return Err(StoreError::Corrupt(why));
+    }
+    let connection = schema::open_writer(&file)?;
+    let pages = Pages::open(&file, &directory.join(salvage::LOG), config.page_bytes);
+    schema::probe(&connection, &pages.map_err(|error| StoreError::file(&file, &error))?)?;
+    let state = State::load(&connection)?;
+    let recovered = recover(&connection, &state)?;
+    let identity = schema::meta(&connection, "identity")? as u64;
+    let sweeper = Sweeper::new(&connection, config.max_bytes, config.max_age_ns, config.when_full)?;
+    schema::trust(&connection)?;
+    Ok(Opened { connection, state, sweeper, identity, recovered })
+}
+
 /// Where the engine goes on.
 fn recover(connection: &rusqlite::Connection, state: &State) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered::default();
@@ -300,13 +360,6 @@ const LOG_INTERVAL: Duration = Duration::from_millis(20);
 
 fn page_bytes(connection: &rusqlite::Connection) -> u64 {
     connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0)).map_or(0, |bytes| bytes.max(0) as u64)
-}
-
-fn random_identity() -> Result<u64, StoreError> {
-    let path = Path::new("/dev/urandom");
-    let mut bytes = [0; 8];
-    File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(|error| StoreError::file(path, &error))?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Makes the names of new files durable.

@@ -367,7 +367,7 @@ impl Reader {
     /// # Errors
     /// As the disk's.
     pub fn balances(&self) -> Result<Vec<Balance>, StoreError> {
-        Ok(State::load(&self.connection)?.balances())
+        Ok(self.load()?.balances())
     }
 
     /// What is in the store.
@@ -375,7 +375,7 @@ impl Reader {
     /// # Errors
     /// As the disk's.
     pub fn inventory(&self) -> Result<Inventory, StoreError> {
-        let state = State::load(&self.connection)?;
+        let state = self.load()?;
         let text = "SELECT (SELECT min(record) FROM inbox), (SELECT max(record) FROM inbox), (SELECT count(*) FROM inbox), \
                     (SELECT count(*) FROM outbox), (SELECT count(*) FROM dead_letters)";
         let counts: [i64; 5] = self.connection.query_row(text, [], |row| {
@@ -403,6 +403,14 @@ impl Reader {
             sinks: state.balances(),
             lost: self.lost()?,
         })
+    }
+
+    /// Of one moment: what is written in between would contradict what was read before.
+    fn load(&self) -> Result<State, StoreError> {
+        let moment = self.connection.unchecked_transaction()?;
+        let state = State::load(&self.connection)?;
+        moment.finish()?;
+        Ok(state)
     }
 
     fn lost(&self) -> Result<Vec<serde_json::Value>, StoreError> {

@@ -16,13 +16,13 @@ use tokio::time::timeout;
 use super::{PATIENCE, Running, routes, synced};
 
 /// A Mosquitto of our own that keeps what it acknowledged, in memory over reconnections.
-struct Mosquitto {
+pub(super) struct Mosquitto {
     process: Child,
-    url: MqttUrl,
+    pub url: MqttUrl,
 }
 
 impl Mosquitto {
-    async fn start(directory: &Path, port: u16) -> Self {
+    pub async fn start(directory: &Path, port: u16) -> Self {
         let config = directory.join("mosquitto.conf");
         let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n");
         std::fs::write(&config, text).unwrap();
@@ -50,7 +50,7 @@ impl Drop for Mosquitto {
     }
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 

@@ -15,7 +15,7 @@ use crate::model::{Batch, Flags, MissingTime, NO_LAYER, NO_TAG, Origin, Position
 const TEXT_BYTES_MAX: usize = 4096;
 
 /// What a key of a row means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Field {
     Time,
     /// `x`, `y`, `z` as 0, 1, 2.

@@ -1,7 +1,7 @@
 //! Bytes from outside become rows, or a reason why not. Pure: no clock, file, socket or log.
 //!
-//! Two families. A **message** codec ([`MessageCodec`]) gets whole messages (MQTT, Kafka, HTTP): `json`, `sparkplug_b`. A **stream**
-//! codec ([`StreamCodec`]) gets pieces of an endless stream of bytes (serial, files): `json_lines`, `csv`, `bridge`. Each writes into one
+//! Two families. A **message** codec gets whole messages (MQTT, Kafka, HTTP): [`Json`], [`Sparkplug`]. A **stream**
+//! codec gets pieces of an endless stream of bytes (serial, files): `json_lines`, `csv`, `bridge`. Each writes into one
 //! [`Decoded`], which collects any number of messages into few, large batches.
 //!
 //! Invariants:

@@ -100,6 +100,8 @@ pub struct Subscription {
 pub enum MqttCodec {
     /// A row, or an array of rows, in JSON.
     Json,
+    /// Sparkplug B: births, deaths and data of edge nodes, who are asked for births that are missed.
+    SparkplugB,
 }
 
 /// MQTT quality of service.

@@ -9,7 +9,7 @@ use super::{MqttCodec, MqttConfig, Qos, Received, Shared, Subscription, wire::Ac
 use crate::{
     ingest::{
         InboxError, Parcel,
-        decode::{Context, Decoded, Json},
+        decode::{Context, Decoded, Json, Notice, Sparkplug, rebirth_request},
         ended,
         outlet::Outlet,
         status::now,
@@ -39,6 +39,8 @@ struct Decoders<'c> {
     source: Arc<str>,
     subscriptions: Vec<(&'c Subscription, Decoder)>,
     topics: FxHashMap<String, Topic>,
+    /// The connection of the last message.
+    session: u64,
 }
 
 /// A topic's partition and the subscription it belongs to.
@@ -50,6 +52,7 @@ struct Topic {
 
 enum Decoder {
     Json(Json),
+    Sparkplug(Sparkplug),
 }
 
 /// Runs until `shutdown` or the inbox is closed, and then until what is under way is acknowledged.
@@ -111,8 +114,9 @@ impl<'c> Decoders<'c> {
     fn new(source: Arc<str>, config: &'c MqttConfig) -> Self {
         let decoder = |subscription: &'c Subscription| match subscription.codec {
             MqttCodec::Json => (subscription, Decoder::Json(Json::new(subscription.routes.clone()))),
+            MqttCodec::SparkplugB => (subscription, Decoder::Sparkplug(Sparkplug::new(subscription.routes.clone()))),
         };
-        Self { source, subscriptions: config.subscriptions.iter().map(decoder).collect(), topics: FxHashMap::default() }
+        Self { source, subscriptions: config.subscriptions.iter().map(decoder).collect(), topics: FxHashMap::default(), session: 0 }
     }
 
     /// Decodes `first` and what waits behind it.
@@ -129,6 +133,7 @@ impl<'c> Decoders<'c> {
         while let Some(received) = next {
             if received.session > given_up {
                 self.decode(&received, arrival, &mut decoded);
+                self.heed(&received.acknowledger, arrival, shared);
                 receipts.push(Receipt {
                     qos: received.message.qos,
                     packet_id: received.message.packet_id,
@@ -147,11 +152,38 @@ impl<'c> Decoders<'c> {
     }
 
     fn decode(&mut self, received: &Received, arrival: Timestamp, out: &mut Decoded) {
+        if std::mem::replace(&mut self.session, received.session) != received.session {
+            for (_, decoder) in &mut self.subscriptions {
+                decoder.interrupted();
+            }
+        }
         let topic = self.topic(&received.message.topic);
         let context = Context { source: Arc::clone(&self.source), partition: topic.partition, arrival };
         match topic.subscription.map(|index| &mut self.subscriptions[index].1) {
             Some(Decoder::Json(json)) => json.message(&received.message.payload, &context, out),
+            Some(Decoder::Sparkplug(sparkplug)) => {
+                sparkplug.message(&received.message.topic, &received.message.payload, &context, out);
+            }
             None => out.refuse(&context, "no subscription is for this topic", &received.message.payload),
+        }
+    }
+
+    /// Tells and does what the decoders ask for.
+    fn heed(&mut self, wire: &Acknowledger, arrival: Timestamp, shared: &Shared) {
+        let notices = self.subscriptions.iter_mut().flat_map(|(_, decoder)| decoder.take_notices());
+        for notice in notices {
+            match notice {
+                Notice::Told(what) => tracing::warn!(source = %shared.id, "{what}"),
+                Notice::Lost { node, messages } => {
+                    tracing::warn!(source = %shared.id, node, messages, "messages of an edge node never came");
+                    shared.status.add_lost(messages);
+                }
+                Notice::Rebirth { topic } => {
+                    tracing::info!(source = %shared.id, topic, "an edge node is asked for its birth certificate");
+                    let time_ms = u64::try_from(arrival.0 / 1_000_000).unwrap_or(0);
+                    wire.request(&topic, rebirth_request(time_ms));
+                }
+            }
         }
     }
 
@@ -163,12 +195,37 @@ impl<'c> Decoders<'c> {
         let known = self.topics.len() < TOPICS_MAX;
         let partition = match subscription {
             Some(index) if !known => self.subscriptions[index].0.topic.as_str().into(),
-            _ => name.into(),
+            Some(index) => self.subscriptions[index].1.partition(name),
+            None => name.into(),
         };
         let topic = Topic { partition, subscription };
         if known {
             self.topics.insert(name.to_owned(), topic.clone());
         }
         topic
+    }
+}
+
+impl Decoder {
+    /// The source partition of a topic.
+    fn partition(&self, topic: &str) -> Arc<str> {
+        match self {
+            Self::Json(_) => topic.into(),
+            Self::Sparkplug(_) => Sparkplug::partition(topic).map_or_else(|| topic.into(), Into::into),
+        }
+    }
+
+    /// Messages may be missing from here on.
+    fn interrupted(&mut self) {
+        if let Self::Sparkplug(sparkplug) = self {
+            sparkplug.interrupted();
+        }
+    }
+
+    fn take_notices(&mut self) -> Vec<Notice> {
+        match self {
+            Self::Json(_) => Vec::new(),
+            Self::Sparkplug(sparkplug) => sparkplug.take_notices(),
+        }
     }
 }

@@ -52,17 +52,32 @@ impl BridgeLine {
         match bytes {
             Some(bytes) => {
                 line.status.arrived(context.arrival);
-                self.decoder.feed(bytes, &context, &mut decoded);
+                let mut admit = |rows: &Heard, damaged: bool| {
+                    if damaged {
+                        self.acknowledger.damaged();
+                    }
+                    self.acknowledger.heard(rows);
+                    self.acknowledger.is_reached(rows)
+                };
+                self.decoder.feed_in_order(bytes, &context, &mut admit, &mut decoded);
             }
             None => self.decoder.cut_off(&context, &mut decoded),
         }
-        let heard = self.decoder.take_heard();
         if !decoded.rejects.is_empty() {
             self.acknowledger.damaged();
         }
-        for rows in &heard {
-            self.acknowledger.heard(rows);
-        }
+        self.hand_on(decoded, outlet).await
+    }
+
+    /// Hands on what waited for rows that are given up.
+    async fn release(&mut self, line: &Line, outlet: &mut Outlet<Heard>) -> Result<(), InboxError> {
+        let mut decoded = Decoded::default();
+        self.decoder.release(&line.context(), &mut |rows, _| self.acknowledger.is_reached(rows), &mut decoded);
+        self.hand_on(decoded, outlet).await
+    }
+
+    async fn hand_on(&mut self, decoded: Decoded, outlet: &mut Outlet<Heard>) -> Result<(), InboxError> {
+        let heard = self.decoder.take_heard();
         if !decoded.is_empty() {
             let started = Instant::now();
             outlet.hand_on(decoded, heard).await?;
@@ -83,11 +98,12 @@ impl BridgeLine {
         Ok(())
     }
 
-    /// Puts the next word to the device into an empty `outgoing`.
-    fn speak(&mut self, line: &Line) {
+    /// Puts the next word to the device into an empty `outgoing`; whether a gap was given up.
+    fn speak(&mut self, line: &Line) -> bool {
         if !self.outgoing.is_empty() {
-            return;
+            return false;
         }
+        let before = self.acknowledger.given_up();
         let mut buffer = [0; 32];
         let resend = self.acknowledger.resend(Instant::now());
         let lost_rows = self.acknowledger.take_lost_rows();
@@ -101,6 +117,7 @@ impl BridgeLine {
         ] {
             self.outgoing.bytes.extend(word.unwrap_or_default());
         }
+        self.acknowledger.given_up() > before
     }
 
     /// Acknowledges what still gets synced before the end.
@@ -131,7 +148,9 @@ impl BridgeLine {
     ) -> Result<End, InboxError> {
         let mut bytes = vec![0; READ_BYTES];
         loop {
-            self.speak(line);
+            if self.speak(line) {
+                self.release(line, outlet).await?;
+            }
             let (reading, started) = (outlet.has_room(), Instant::now());
             let look_at = self.acknowledger.look_at().filter(|_| reading && self.outgoing.is_empty());
             tokio::select! {
