@@ -13,16 +13,18 @@
 //! to deliver, the store closes.
 //!
 //! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
-//!   of the engine; [`mod@recorded`]: rows of the past; [`process`]: processor time and memory.
+//!   of the engine; [`space`]: of its grids; [`layers`]: layers that left memory; [`mod@recorded`]: rows of the past; [`process`]: processor time and memory.
 
 mod acts;
 mod fold;
 mod intake;
+pub mod layers;
 mod losses;
 mod orders;
 mod process;
 mod publish;
 mod recorded;
+mod space;
 
 use std::{
     collections::BTreeMap,

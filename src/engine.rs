@@ -32,7 +32,7 @@ pub use crate::quality::checkpoint::Emit;
 pub use alarms::words as key_words;
 pub use config::{EngineConfig, GridSource, PipelineConfig, StreamConfig};
 pub use pipeline::{Pipeline, PipelineCounters, Rejected};
-pub use space::GridLane;
+pub use space::{GridLane, summaries};
 pub use state::{Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
@@ -100,6 +100,8 @@ pub struct Engine {
     emit: Emit,
     clock: Clock,
     last_seq: Seq,
+    /// Of the last input that has one.
+    arrival: Timestamp,
 }
 
 impl Engine {
@@ -109,7 +111,7 @@ impl Engine {
     /// What does not fit together, in words; `config` finds the same before it gets here.
     pub fn new(config: &EngineConfig, emit: Emit, clock: Clock) -> Result<Self, EngineError> {
         let mut streams = Vec::new();
-        for one in &config.streams {
+        for one in config.streams.iter().chain(config.grids.iter().filter_map(|grid| grid.summaries.as_ref())) {
             let ring = Ring::new(Arc::clone(&one.stream), one.buffer_rows).map_err(|error| EngineError(error.to_string()))?;
             streams.push(StreamLane {
                 stream: Arc::clone(&one.stream),
@@ -130,7 +132,8 @@ impl Engine {
                 .ok_or_else(|| EngineError(format!("pipeline `{}`: there is no stream `{}`", one.id, one.stream)))?;
             pipelines.push(Pipeline::new(one, &stream, find).map_err(EngineError)?);
         }
-        let mut engine = Self { streams, places, pipelines, alarms: Alarms::new(config.alerts), emit, clock, last_seq: Seq(0) };
+        let alarms = Alarms::new(config.alerts);
+        let mut engine = Self { streams, places, pipelines, alarms, emit, clock, last_seq: Seq(0), arrival: Timestamp::MIN };
         for grid in &config.grids {
             engine.add_grid(grid)?;
         }
@@ -169,7 +172,9 @@ impl Engine {
         };
         let pipeline = &mut self.pipelines[at];
         let grid = Grid::new(source.grid.clone(), Arc::clone(&pipeline.stream)).map_err(|error| EngineError(error.to_string()))?;
-        pipeline.add_grid(GridLane::new(grid, source.stored_bytes_max));
+        let fault = |error| EngineError(format!("grid `{id}`: {error}"));
+        let find = |id: &str| self.places.get(id).map(|at| Arc::clone(&self.streams[*at].stream));
+        pipeline.add_grid(GridLane::new(grid, source, find).map_err(fault)?);
         Ok(())
     }
 
@@ -178,12 +183,14 @@ impl Engine {
         match input {
             Input::Batch(batch) => self.batch(batch, step),
             Input::Watermark { stream, partition, time, arrival } => {
+                self.arrival = *arrival;
                 if let Some(at) = self.places.get(stream).copied() {
                     self.streams[at].watermarks.punctuate(partition, *time, *arrival);
                     self.advance(at, step);
                 }
             }
             Input::Tick(now) => {
+                self.arrival = *now;
                 self.time_passes(*now, step);
                 for at in 0..self.streams.len() {
                     let ticked = self.streams[at].watermarks.tick(*now);
@@ -201,6 +208,18 @@ impl Engine {
                 step.orders.push(outcome);
             }
             Input::End => self.end(true, step),
+        }
+        self.report(step);
+    }
+
+    /// Takes what grids have to tell of finished layers to the pipelines that read it.
+    fn report(&mut self, step: &mut Step) {
+        let lanes = self.pipelines.iter_mut().filter(|pipeline| pipeline.running).flat_map(|pipeline| &mut pipeline.grids);
+        let told: Vec<Batch> = lanes.filter_map(|lane| lane.report(self.arrival)).collect();
+        for mut batch in told {
+            let Some(at) = self.places.get(&batch.stream.id).copied() else { continue };
+            batch.first_seq = Seq(self.streams[at].rows + 1);
+            self.take_in(at, &Arc::new(batch), step);
         }
     }
 
@@ -221,6 +240,10 @@ impl Engine {
 
     /// The end of a replayed input: every window closes if `flush`, and charts say what they have.
     pub fn end(&mut self, flush: bool, step: &mut Step) {
+        if flush {
+            self.pipelines.iter_mut().flat_map(|pipeline| &mut pipeline.grids).for_each(GridLane::finish_all);
+            self.report(step);
+        }
         for pipeline in &mut self.pipelines {
             pipeline.end(flush, self.emit, self.last_seq, &mut self.alarms, step);
         }
@@ -239,6 +262,13 @@ impl Engine {
             self.streams[at].watch.observe(batch, &mut causes);
             self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
         }
+        self.last_seq = batch.seq(batch.rows() - 1);
+        self.arrival = batch.arrival;
+        self.take_in(at, batch, step);
+    }
+
+    /// Rows of stream `at` through every pipeline that reads it.
+    fn take_in(&mut self, at: usize, batch: &Arc<Batch>, step: &mut Step) {
         let lane = &mut self.streams[at];
         let mut flow =
             Flow { before: lane.watermarks.combined().0, after: Vec::with_capacity(batch.rows()), first_seq: batch.seq(0).0 };
@@ -248,7 +278,6 @@ impl Engine {
         lane.ring.append(batch, 0..batch.rows());
         lane.rows += batch.rows() as u64;
         lane.newest = lane.newest.max(lane.watermarks.newest());
-        self.last_seq = batch.seq(batch.rows() - 1);
         for index in 0..self.pipelines.len() {
             let rights = self.rights(index);
             let pipeline = &mut self.pipelines[index];
@@ -257,6 +286,9 @@ impl Engine {
             } else if pipeline.join_with.contains(&batch.stream.id) {
                 let left = self.places.get(&pipeline.stream.id).map_or(i64::MIN, |at| self.streams[*at].watermarks.combined().0);
                 pipeline.process_right(batch, &flow, left, step);
+            }
+            if pipeline.stream.id != batch.stream.id {
+                pipeline.grids.iter_mut().for_each(|lane| lane.listen(batch));
             }
         }
     }

@@ -125,6 +125,26 @@ pub enum Act {
         layer: Option<i64>,
         /// Changed after this version only.
         since: Option<u64>,
+        /// Voxels 2^level times as long.
+        level: u32,
+        /// At most about so many.
+        limit: Option<usize>,
+    },
+    /// A grid's layers in figures, or one of them with what is missing from it.
+    Layers {
+        /// The grid.
+        grid: String,
+        /// Only this one.
+        layer: Option<i64>,
+    },
+    /// All rows of the voxels whose centres lie in a box.
+    Region {
+        /// The grid.
+        grid: String,
+        /// mm
+        lower: [f64; 3],
+        /// mm
+        upper: [f64; 3],
     },
     /// Charts by id, all keys.
     Chart(String),

@@ -49,6 +49,9 @@ pub fn api(handle: Handle) -> Router {
         .route("/streams/{id}/recent", get(recent))
         .route("/streams/{id}/history", get(history))
         .route("/voxels/{grid}", get(voxels))
+        .route("/voxels/{grid}/layers", get(layers))
+        .route("/voxels/{grid}/layers/{layer}", get(layer))
+        .route("/voxels/{grid}/region", get(region))
         .route("/charts/{id}", get(chart))
         .route("/charts/{id}/rebaseline", post(quality::rebaseline))
         .route("/charts/{id}/exclude", post(quality::exclude))
@@ -272,12 +275,46 @@ async fn history(State(handle): State<Handle>, Path(stream): Path<String>, param
 }
 
 async fn voxels(State(handle): State<Handle>, Path(grid): Path<String>, parameters: Parameters) -> Response {
-    let act =
-        (|| Ok::<_, Problem>(Act::Voxels { grid, layer: number(&parameters, "layer")?, since: number(&parameters, "since")? }))();
+    let act = (|| {
+        Ok::<_, Problem>(Act::Voxels {
+            grid,
+            layer: number(&parameters, "layer")?,
+            since: number(&parameters, "since")?,
+            level: number(&parameters, "level")?.unwrap_or(0),
+            limit: number(&parameters, "limit")?,
+        })
+    })();
     match act {
         Ok(act) => answer(&handle, act, StatusCode::OK).await,
         Err(problem) => problem.into_response(),
     }
+}
+
+async fn layers(State(handle): State<Handle>, Path(grid): Path<String>) -> Response {
+    answer(&handle, Act::Layers { grid, layer: None }, StatusCode::OK).await
+}
+
+async fn layer(State(handle): State<Handle>, Path((grid, layer)): Path<(String, String)>) -> Response {
+    match layer.parse() {
+        Ok(layer) => answer(&handle, Act::Layers { grid, layer: Some(layer) }, StatusCode::OK).await,
+        Err(_) => invalid(format!("`{layer}` is no number")).into_response(),
+    }
+}
+
+async fn region(State(handle): State<Handle>, Path(grid): Path<String>, parameters: Parameters) -> Response {
+    match corner(&parameters, "lower").and_then(|lower| Ok((lower, corner(&parameters, "upper")?))) {
+        Ok((lower, upper)) => answer(&handle, Act::Region { grid, lower, upper }, StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn corner(parameters: &Parameters, name: &str) -> Result<[f64; 3], Problem> {
+    let text = parameters.get(name).map_or("", String::as_str);
+    let numbers: Option<Vec<f64>> =
+        text.split(',').map(|part| part.trim().parse().ok().filter(|number: &f64| number.is_finite())).collect();
+    numbers
+        .and_then(|numbers| numbers.try_into().ok())
+        .ok_or_else(|| invalid(format!("`{name}={text}` is no corner; write {name}=x,y,z in mm")))
 }
 
 async fn chart(State(handle): State<Handle>, Path(id): Path<String>) -> Response {

@@ -25,7 +25,7 @@ use crate::{
         InboxError,
         decode::{Context, Decoded, Json, JsonLines, Routes},
     },
-    model::{Batch, Row, Stream, VoxelState},
+    model::{Batch, Row, Stream},
     spc::{ChartOperator, ChartView},
     status::SourceRows,
     store::{Reader, StoreError, Writer},
@@ -33,8 +33,6 @@ use crate::{
 
 /// Who sends rows over HTTP, as a source and a partition.
 pub(super) const SOURCE: &str = "api";
-/// Values of voxels in an answer: the engine stands still while it is put together.
-const VOXELS_MAX: usize = 500_000;
 /// Keys of state that are listed.
 const STATES_MAX: usize = 10_000;
 
@@ -251,7 +249,6 @@ impl Fold {
             },
             Act::Windows { pipeline, limit } => self.windows(pipeline.as_deref(), limit),
             Act::Recent { stream, rows, duration_ns } => self.recent(&stream, rows, duration_ns),
-            Act::Voxels { grid, layer, since } => self.voxels(&grid, layer, since),
             Act::Chart(id) => self.chart(&id),
             Act::Alerts { filter, limit } => to_bytes(&self.alerts(&filter, limit)),
             Act::Validate { pipeline, checkpoint, rows } => self.validate(&pipeline, checkpoint.as_deref(), &rows),
@@ -297,26 +294,6 @@ impl Fold {
         to_bytes(&json!({"stream": stream, "rows": rows_of(&batch)}))
     }
 
-    fn voxels(&self, grid: &str, layer: Option<i64>, since: Option<u64>) -> Answer {
-        let lane = self.engine.grid(grid).ok_or_else(|| Refusal::NotFound(format!("there is no grid `{grid}`")))?;
-        let layer = layer.map(|layer| i32::try_from(layer).unwrap_or(i32::MAX));
-        if lane.grid.has_more_than(VOXELS_MAX, layer, since) {
-            let what = format!(
-                "that is more than {VOXELS_MAX} values: ask for one `layer` or a later `since`, or use `qadf-edge voxel export`"
-            );
-            return Err(Refusal::Invalid(what));
-        }
-        let mut voxels = match (layer, since) {
-            (_, Some(since)) => lane.grid.states_since(since),
-            (Some(layer), None) => lane.grid.layer_states(layer),
-            (None, None) => lane.grid.states(),
-        };
-        if let (Some(layer), Some(_)) = (layer, since) {
-            voxels.retain(|voxel| voxel.index[2] == i64::from(layer));
-        }
-        to_bytes(&Voxels { grid, version: lane.grid.version(), voxels: &voxels })
-    }
-
     pub(super) fn chart(&self, id: &str) -> Answer {
         let charts = self.engine.pipelines().iter().flat_map(|pipeline| &pipeline.charts);
         let views: Vec<ChartView> = charts.filter(|chart| **chart.id() == *id).flat_map(ChartOperator::views).collect();
@@ -326,16 +303,6 @@ impl Fold {
         to_bytes(&views)
     }
 }
-
-/// Written as it is: a tree of so many values would take gigabytes.
-#[derive(serde::Serialize)]
-#[expect(clippy::struct_field_names, reason = "the names of the answer")]
-struct Voxels<'a> {
-    grid: &'a str,
-    version: u64,
-    voxels: &'a [VoxelState],
-}
-
 fn rows_of(batch: &Batch) -> Vec<Row> {
     (0..batch.rows()).map(|row| batch.row(row)).collect()
 }

@@ -8,6 +8,7 @@
 //! journal sees time pass at the same place.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +23,7 @@ use super::{
     StartError, intake, locked, now,
     orders::Pending,
     publish::{EngineView, INTERVAL},
+    space::Answering,
 };
 use crate::{
     api::{Act, Event, Request},
@@ -217,6 +219,9 @@ pub(super) struct Fold {
     pub(super) step: Step,
     /// What the engine refused since the last commit.
     letters: Vec<DeadLetter>,
+    /// Of the store.
+    pub(super) directory: PathBuf,
+    pub(super) answering: Answering,
 }
 
 impl Fold {
@@ -243,6 +248,8 @@ impl Fold {
             published: Instant::now(),
             tick_sent: None,
             step: Step::default(),
+            directory: parts.store.directory().to_owned(),
+            answering: Answering::default(),
             letters: Vec::new(),
         })
     }
@@ -269,11 +276,7 @@ impl Fold {
             while let Ok(request) = self.requests.try_recv() {
                 match request {
                     Request { act: Act::Order(order), reply } => self.order(order, reply),
-                    Request { act, reply } => {
-                        let answer = self.answer(act);
-                        // A client that has gone needs none.
-                        let _ = reply.send(answer);
-                    }
+                    other => self.respond(other),
                 }
             }
             if self.published.elapsed() >= INTERVAL {

@@ -172,6 +172,9 @@ fn grid_status(id: &str, grid: &crate::voxel::Grid) -> GridStatus {
         outside: counters.rejected,
         tiles: grid.tile_count() as u64,
         bytes: grid.bytes(),
+        layer: grid.highest_layer(),
+        stored_bytes: grid.stored_bytes(),
+        full: counters.full,
     }
 }
 

@@ -16,6 +16,13 @@ pub struct Place {
     config: PathBuf,
 }
 
+impl Place {
+    /// That of the configuration in `config`.
+    pub fn of(config: &std::path::Path) -> Self {
+        Self { config: config.to_owned() }
+    }
+}
+
 /// The store and the engine at the last checkpoint.
 pub struct Checkpointed {
     /// The store, open for reading.

@@ -103,7 +103,7 @@ fn known_sinks(section: &Section<'_>, sinks: &[Arc<str>]) -> Vec<Arc<str>> {
 }
 
 /// The text of an expression that compiles; a fault at its place otherwise.
-fn expression(value: &Value<'_>, stream: &Stream, want: Type) -> Option<String> {
+pub fn expression(value: &Value<'_>, stream: &Stream, want: Type) -> Option<String> {
     let text = value.string()?;
     compiles(&At { value: text, span: value.span.clone() }, stream, want, &value.faults)
 }

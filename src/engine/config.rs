@@ -7,7 +7,7 @@ use crate::{
     model::Stream,
     quality::{alert::AlertConfig, checkpoint::CheckpointConfig, threshold::ThresholdConfig, watch::WatchConfig},
     spc::ChartConfig,
-    voxel::GridConfig,
+    voxel::{GridConfig, Region},
 };
 
 /// A stream and what is kept of it.
@@ -63,6 +63,12 @@ pub struct GridSource {
     pub pipeline: Option<Arc<str>>,
     /// What layers that left memory may take in the store.
     pub stored_bytes_max: u64,
+    /// Parts of the build that are told of on their own.
+    pub regions: Vec<(Arc<str>, Region)>,
+    /// A stream and a condition on its rows: such a row says that its layer is finished, or every one that has begun if it is of none.
+    pub finish: Option<(Arc<str>, String)>,
+    /// The stream that tells of finished layers, if a pipeline reads it.
+    pub summaries: Option<StreamConfig>,
 }
 
 /// The whole engine.

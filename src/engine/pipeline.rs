@@ -197,7 +197,7 @@ impl Pipeline {
             threshold.push(&self.id, gated, &mut alarms.book, &mut out);
         }
         for lane in &mut self.grids {
-            out.extend(lane.fill(&self.id, gated, emit));
+            out.extend(lane.fill(&self.id, (gated, places), batch, emit));
             lane.advance(Timestamp(flow.last()));
         }
         self.finish(out, step);

@@ -231,6 +231,15 @@ pub struct GridStatus {
     pub tiles: u64,
     /// Memory.
     pub bytes: u64,
+    /// The highest layer so far.
+    #[serde(default)]
+    pub layer: Option<i32>,
+    /// What finished layers take in the store.
+    #[serde(default)]
+    pub stored_bytes: u64,
+    /// Samples for which there was no memory.
+    #[serde(default)]
+    pub full: u64,
 }
 
 /// An alert as people see it.

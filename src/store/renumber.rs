@@ -12,6 +12,7 @@ use crate::model::{Input, Timestamp};
 
 /// First and last number of what the damaged file lists, as far as SQLite can tell.
 #[derive(Default)]
+#[expect(clippy::option_option, reason = "not known, none, or this one")]
 struct Edges {
     /// (record, its first row's number)
     first: Option<(u64, u64)>,
@@ -103,6 +104,7 @@ impl Rebuild<'_> {
 
     /// Whether the last number that SQLite finds (`Some(None)` = the table is empty) is the last one there was: the highest that is on
     /// any page, on a page of which nothing is missing.
+    #[expect(clippy::option_option, reason = "not known, none, or this one")]
     fn end_is_certain(&self, last: Option<Option<u64>>, carved: Option<(u64, u32)>) -> bool {
         match (last, carved) {
             (Some(None), None) => true,

@@ -11,7 +11,7 @@
 //! Little-endian. A voxel takes 52 bytes and what its optional lanes take; empty voxels take one bit. Bytes that were cut, changed
 //! or written by a grid with other lanes are refused as a whole.
 
-use super::{Expected, Grid, GridError, Stamped, Stats, Sum, TileKey, Weights, tile::TILE_VOXELS};
+use super::{Expected, Grid, GridError, Region, Stamped, Stats, Sum, TileKey, Weights, tile::TILE_VOXELS};
 
 const FORMAT: u8 = 1;
 const WEIGHT: u8 = 1;
@@ -46,6 +46,16 @@ impl Grid {
     /// The tiles touched after `version`, sorted by key, for a checkpoint at this version.
     pub fn touched_tiles(&self, version: u64) -> Vec<TileBlob> {
         self.touched_since(version).into_iter().filter_map(|key| self.blob(key)).collect()
+    }
+
+    /// The tiles of a layer, sorted by key.
+    pub fn layer_tiles(&self, layer: i32) -> Vec<TileBlob> {
+        self.layer_keys(layer).into_iter().filter_map(|key| self.blob(key)).collect()
+    }
+
+    /// Whether a tile can have a voxel whose centre lies in `region`.
+    pub fn meets(&self, key: TileKey, region: &Region) -> bool {
+        self.may_meet(key, region)
     }
 
     /// Whether a quarter of the memory or less is left: time to [`Grid::evict_finished`].

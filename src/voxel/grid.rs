@@ -207,20 +207,17 @@ impl Grid {
         self.states_of(&self.layer_keys(layer))
     }
 
-    /// Whether more than `most` voxels of a layer, of the tiles touched after a version, or of all have a value, signals counted apart.
-    pub fn has_more_than(&self, most: usize, layer: Option<i32>, since: Option<u64>) -> bool {
-        let is_asked =
-            |tile: &Tile| layer.is_none_or(|layer| tile.key.layer() == layer) && since.is_none_or(|version| tile.version > version);
-        let keys = self.keys(is_asked);
-        let values = (0..self.lanes.len()).flat_map(|signal| self.voxels_of(keys.clone(), signal));
-        values.take(most.saturating_add(1)).count() > most
-    }
-
     /// All rows of the voxels whose centres lie in `region`, together; `None` of none.
     pub fn region(&self, region: &Region, signal: usize) -> Option<Stats> {
         let keys = self.keys(|tile| self.may_meet(tile.key, region));
         let inside = |index: [i32; 3]| region.contains(self.config.center_mm(index));
         Stats::all(self.voxels_of(keys, signal).filter(|(index, _)| inside(*index)).map(|(_, stats)| stats))
+    }
+
+    /// How many voxels with a value have their centre in `region`.
+    pub fn region_voxels(&self, region: &Region, signal: usize) -> u64 {
+        let keys = self.keys(|tile| self.may_meet(tile.key, region));
+        self.voxels_of(keys, signal).filter(|(index, _)| region.contains(self.config.center_mm(*index))).count() as u64
     }
 
     /// Adds what `later` holds: as if its rows had been added after this grid's own.
@@ -329,7 +326,7 @@ impl Grid {
         })
     }
 
-    fn states_of(&self, keys: &[TileKey]) -> Vec<VoxelState> {
+    pub(super) fn states_of(&self, keys: &[TileKey]) -> Vec<VoxelState> {
         let mut found: Vec<([i32; 3], usize, Stats)> = (0..self.lanes.len())
             .flat_map(|signal| self.voxels_of(keys.to_vec(), signal).map(move |(index, stats)| (index, signal, stats)))
             .collect();
@@ -352,7 +349,7 @@ impl Grid {
     }
 
     /// Whether a tile's centres can lie in `region`.
-    fn may_meet(&self, key: TileKey, region: &Region) -> bool {
+    pub(super) fn may_meet(&self, key: TileKey, region: &Region) -> bool {
         let low = self.config.center_mm(key.origin());
         let high = self.config.center_mm(key.voxel(TILE_VOXELS - 1));
         (0..3).all(|axis| low[axis] <= region.upper[axis] && high[axis] >= region.lower[axis])

@@ -45,6 +45,13 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// One more voxel.
+    fn add(&mut self, stats: &Stats) {
+        self.filled += 1;
+        self.count += u64::from(stats.count);
+        self.all = Some(self.all.map_or(*stats, |all| all.merged(stats)));
+    }
+
     /// With what came later; its voxels are taken to be among those that were filled.
     fn with(self, later: Self) -> Self {
         Self {
@@ -183,6 +190,20 @@ impl Grid {
         }
     }
 
+    /// The highest layer that ever had a voxel.
+    pub fn highest_layer(&self) -> Option<i32> {
+        self.layer_places.last_key_value().map(|(layer, _)| *layer)
+    }
+
+    /// All stored tiles of `layer` are in memory again, in a grid for looking at: it is as if it had never left.
+    pub fn returned(&mut self, layer: i32) {
+        if let Some(place) = self.layer_places.get(&layer) {
+            let layer = &mut self.layers[*place as usize];
+            (layer.generations, layer.stored_bytes) = (0, 0);
+            layer.figures.clear();
+        }
+    }
+
     /// The machine says that `layer` is done. Whether that is new.
     pub fn finish_layer(&mut self, layer: i32) -> bool {
         let Some(place) = self.layer_places.get(&layer) else { return false };
@@ -214,7 +235,12 @@ impl Grid {
     pub fn layer_summary(&self, layer: i32, signal: usize) -> LayerSummary {
         let stored = self.layer_places.get(&layer).and_then(|place| self.layers[*place as usize].figures.get(signal));
         let live = || self.figures(layer, signal);
-        let Figures { count, all, filled, expected, missing } = stored.map_or_else(live, |stored| stored.with(live()));
+        let figures = stored.map_or_else(live, |stored| stored.with(live()));
+        self.summary(layer, signal, figures)
+    }
+
+    fn summary(&self, layer: i32, signal: usize, figures: Figures) -> LayerSummary {
+        let Figures { count, all, filled, expected, missing } = figures;
         let completeness = |expected: u64| (expected > 0).then(|| (expected - missing) as f64 / expected as f64);
         LayerSummary {
             layer,
@@ -232,13 +258,29 @@ impl Grid {
         }
     }
 
+    /// Of a layer, the voxels in memory whose centres lie in `region`; all of those are expected. `None` if the layer's middle does not lie
+    /// in it.
+    pub fn layer_region_summary(&self, layer: i32, signal: usize, region: &super::Region) -> Option<LayerSummary> {
+        let z = self.config.axes()[2].center_mm(layer);
+        if !(region.lower[2]..=region.upper[2]).contains(&z) {
+            return None;
+        }
+        let keys = self.keys(|tile| tile.key.layer() == layer && self.may_meet(tile.key, region));
+        let mut figures = Figures::default();
+        for (_, stats) in self.voxels_of(keys, signal).filter(|(index, _)| region.contains(self.config.center_mm(*index))) {
+            figures.add(&stats);
+        }
+        let [across, along] = [0, 1].map(|axis| self.config.axes()[axis].centers_within(region.lower[axis], region.upper[axis]));
+        let expected = across.count() as u64 * along.count() as u64;
+        (figures.expected, figures.missing) = (Some(expected), expected.saturating_sub(figures.filled));
+        Some(self.summary(layer, signal, figures))
+    }
+
     /// Of the voxels in memory.
     fn figures(&self, layer: i32, signal: usize) -> Figures {
         let mut figures = Figures::default();
         for (_, stats) in self.layer_voxels(layer, signal) {
-            figures.filled += 1;
-            figures.count += u64::from(stats.count);
-            figures.all = Some(figures.all.map_or(stats, |all| all.merged(&stats)));
+            figures.add(&stats);
         }
         let frozen = self.layer_places.get(&layer).and_then(|place| self.layers[*place as usize].gaps.get(signal));
         let (expected, missing) = frozen.copied().unwrap_or_else(|| self.gaps(layer, signal));
