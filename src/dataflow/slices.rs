@@ -55,6 +55,8 @@ fn clamp(time: i128) -> i64 {
 impl Regular {
     fn new(size_ns: i64, slide_ns: i64, offset_ns: i64) -> Self {
         let rest_ns = size_ns % slide_ns;
+        // The same bounds, and no sum with it is beyond the range of times that need not be.
+        let offset_ns = offset_ns.rem_euclid(slide_ns);
         Self { size_ns, slide_ns, offset_ns, whole: size_ns / slide_ns, rest_ns, per: if rest_ns == 0 { 1 } else { 2 } }
     }
 
