@@ -55,8 +55,6 @@ fn clamp(time: i128) -> i64 {
 impl Regular {
     fn new(size_ns: i64, slide_ns: i64, offset_ns: i64) -> Self {
         let rest_ns = size_ns % slide_ns;
-        // The same bounds, and no sum with it is beyond the range of times that need not be.
-        let offset_ns = offset_ns.rem_euclid(slide_ns);
         Self { size_ns, slide_ns, offset_ns, whole: size_ns / slide_ns, rest_ns, per: if rest_ns == 0 { 1 } else { 2 } }
     }
 
@@ -114,10 +112,15 @@ impl Slices {
     pub fn of(config: &WindowConfig) -> Option<Self> {
         match config.kind {
             WindowKind::Tumbling { .. } if config.timezone.is_some() => Some(Self::Civil(Box::new(config.clone()))),
-            WindowKind::Tumbling { size_ns, .. } => Some(Self::Regular(Regular::new(size_ns, size_ns, config.offset_ns))),
-            WindowKind::Sliding { size_ns, slide_ns } => Some(Self::Regular(Regular::new(size_ns, slide_ns, config.offset_ns))),
+            WindowKind::Tumbling { size_ns, .. } => Some(Self::shifted(size_ns, size_ns, config.offset_ns)),
+            WindowKind::Sliding { size_ns, slide_ns } => Some(Self::shifted(size_ns, slide_ns, config.offset_ns)),
             WindowKind::Session { .. } => None,
         }
+    }
+
+    /// An offset of whole slides changes no bound, and would only carry sums beyond the range of times.
+    fn shifted(size_ns: i64, slide_ns: i64, offset_ns: i64) -> Self {
+        Self::Regular(Regular::new(size_ns, slide_ns, offset_ns.rem_euclid(slide_ns)))
     }
 
     /// The slice around `time`.
@@ -237,7 +240,7 @@ mod tests {
     fn the_ends_of_time_are_in_slices() {
         for (size, slide) in [(25, 10), (i64::MAX, i64::MAX), (i64::MAX, 1), (1, i64::MAX), (3, 2)] {
             for offset in [0, i64::MAX, i64::MIN] {
-                let slices = Slices::Regular(Regular::new(size, slide, offset));
+                let slices = Slices::shifted(size, slide, offset);
                 for time in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX - 1, i64::MAX] {
                     let slice = slices.around(time);
                     assert!(
