@@ -30,7 +30,7 @@ pub struct Place {
     /// The configuration that the service runs with
     #[arg(short, long, default_value = "/etc/qadf-edge/appliance.toml", conflicts_with = "dir")]
     config: PathBuf,
-    /// The store's directory, instead of a configuration's data_dir
+    /// The store's directory, instead of a configuration's
     #[arg(long)]
     dir: Option<PathBuf>,
 }
