@@ -11,16 +11,17 @@
 //! overflow    u32 next page or 0, payload
 //! payload     varint header length, varint type of each column, values
 //! trunk       u32 next trunk or 0, u32 count, u32 each free page
-//! log         32 bytes header (u32 page size at 8, 8 bytes of salt at 16), then frames
-//! frame       u32 page number, u32 pages after the commit or 0, 8 bytes of salt, 8 bytes of checksum, page
 //! ```
-//! Integers are big endian. Tables without row ids are indexes. Free pages are left out if the header can be read; if not, what is found
+//! Integers are big endian. Pages in the log ([`super::log`]) come before those of the file. Tables without row ids are indexes. Free pages are left out if the header can be read; if not, what is found
 //! may have been removed before. It may be torn: the caller checks everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use super::log;
+use super::schema::{APPLICATION_ID, SCHEMA_VERSION};
 
 const TABLE_LEAF: u8 = 0x0d;
 const INDEX_LEAF: u8 = 0x0a;
@@ -31,8 +32,6 @@ const LEVELS_MAX: usize = 20;
 /// Pages that are looked at to tell how long pages are.
 const SAMPLED_PAGES: u64 = 1_024;
 const FILE_HEADER_BYTES: usize = 100;
-const LOG_HEADER_BYTES: u64 = 32;
-const FRAME_HEADER_BYTES: u64 = 24;
 /// No row of ours is longer.
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 const COLUMNS_MAX: usize = 32;
@@ -87,8 +86,7 @@ pub struct Pages {
     free: BTreeSet<u32>,
     page_bytes: usize,
     /// Of the file alone.
-    #[expect(clippy::struct_field_names, reason = "their number")]
-    pages: u32,
+    count: u32,
 }
 
 impl Pages {
@@ -109,51 +107,58 @@ impl Pages {
         });
         let in_log = stated(log.as_ref(), 8).map(u32::from_be_bytes);
         let file_bytes = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
-        let stated = [in_log, in_file, Some(page_bytes)].into_iter().flatten().filter(|size| is_page_size(*size));
-        // Of a file whose header is damaged: the first of those that fit equally well.
+        let mut stated: Vec<u32> =
+            [Some(page_bytes), in_file, in_log].into_iter().flatten().filter(|size| is_page_size(*size)).collect();
+        stated.dedup();
+        // Where they contradict each other: the one that fits best.
         let likely = |size: &u32| file.as_ref().map_or(0, |file| leaves(file, file_bytes, *size));
-        let page_bytes = stated.rev().max_by_key(likely).unwrap_or(4_096) as usize;
-        let pages = u32::try_from(file_bytes / page_bytes as u64).unwrap_or(u32::MAX);
-        let mut pages = Self { file, log, logged: BTreeMap::new(), free: BTreeSet::new(), page_bytes, pages };
-        pages.index_log()?;
-        pages.list_free();
+        let page_bytes = if stated.len() > 1 { stated.iter().copied().max_by_key(likely) } else { stated.first().copied() };
+        let page_bytes = page_bytes.unwrap_or(4_096) as usize;
+        let count = u32::try_from(file_bytes / page_bytes as u64).unwrap_or(u32::MAX);
+        let (logged, free) = (log::check(log_path, page_bytes)?.index, BTreeSet::new());
+        let mut pages = Self { file, log, logged, free, page_bytes, count };
+        pages.free = pages.free_list().unwrap_or_default();
         Ok(pages)
     }
 
-    /// Frames of an older round of the log come after those of the newest, with other salts; frames after the last commit were never
-    /// committed: both are left out.
-    fn index_log(&mut self) -> std::io::Result<()> {
-        let Some(log) = &self.log else { return Ok(()) };
-        let mut header = [0; LOG_HEADER_BYTES as usize];
-        if log.read_exact_at(&mut header, 0).is_err() {
-            return Ok(());
+    /// The free pages, if their list is as long as the header says and within the file.
+    fn free_list(&self) -> Option<BTreeSet<u32>> {
+        let header = self.page(1).filter(|page| page.starts_with(b"SQLite format 3\0"))?;
+        let (pages, mut free, mut trunk) = (word(&header, 28)?, BTreeSet::new(), word(&header, 32)?);
+        while trunk != 0 && free.insert(trunk) {
+            let page = self.page(trunk)?;
+            let count = word(&page, 4)? as usize;
+            free.extend((0..count).map_while(|place| word(&page, 8 + 4 * place)));
+            trunk = word(&page, 0)?;
         }
-        let frame_bytes = FRAME_HEADER_BYTES + self.page_bytes as u64;
-        let mut uncommitted = Vec::new();
-        for at in (LOG_HEADER_BYTES..log.metadata()?.len()).step_by(frame_bytes as usize) {
-            let mut frame = [0; FRAME_HEADER_BYTES as usize];
-            if log.read_exact_at(&mut frame, at).is_err() || frame[8..16] != header[16..24] {
-                break;
-            }
-            let number = |place: usize| u32::from_be_bytes([frame[place], frame[place + 1], frame[place + 2], frame[place + 3]]);
-            uncommitted.push((number(0), at + FRAME_HEADER_BYTES));
-            if number(4) != 0 {
-                self.logged.extend(uncommitted.drain(..));
-            }
-        }
-        Ok(())
+        let is_whole = word(&header, 36) == u32::try_from(free.len()).ok() && free.iter().all(|page| (2..=pages).contains(page));
+        is_whole.then_some(free)
     }
 
-    /// Walks the free pages as far as they can be followed.
-    fn list_free(&mut self) {
-        let Some(header) = self.page(1).filter(|page| page.starts_with(b"SQLite format 3\0")) else { return };
-        let mut trunk = word(&header, 32).unwrap_or(0);
-        while trunk != 0 && self.free.insert(trunk) {
-            let Some(page) = self.page(trunk) else { return };
-            let count = word(&page, 4).unwrap_or(0) as usize;
-            self.free.extend((0..count).map_while(|place| word(&page, 8 + 4 * place)));
-            trunk = word(&page, 0).unwrap_or(0);
-        }
+    /// The first page, with the header as it has to be, and the number of pages.
+    pub fn mended_first(&self) -> (Vec<u8>, u32) {
+        let mut page = self.page(1).unwrap_or_else(|| vec![0; self.page_bytes]);
+        let pages = self.logged.keys().next_back().map_or(self.count, |last| self.count.max(*last));
+        let size = if self.page_bytes == 65_536 { 1 } else { self.page_bytes as u16 };
+        let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"SQLite format 3\0");
+        put(16, &size.to_be_bytes());
+        // Written with a log, nothing reserved, the fixed shares of a payload.
+        put(18, &[2, 2, 0, 64, 32, 32]);
+        put(24, &1_u32.to_be_bytes());
+        put(28, &pages.to_be_bytes());
+        // Nothing is written to it: no page need be known as free.
+        put(32, &[0; 12]);
+        put(44, &4_u32.to_be_bytes());
+        put(48, &[0; 8]);
+        // UTF-8.
+        put(56, &1_u32.to_be_bytes());
+        put(60, &(SCHEMA_VERSION as u32).to_be_bytes());
+        put(64, &[0; 4]);
+        put(68, &(APPLICATION_ID as u32).to_be_bytes());
+        put(72, &[0; 20]);
+        put(92, &1_u32.to_be_bytes());
+        (page, pages)
     }
 
     /// How long a page is, bytes.
@@ -177,8 +182,8 @@ impl Pages {
     /// # Errors
     /// Those of `found`, at once.
     pub fn each<E>(&self, mut found: impl FnMut(Found) -> Result<(), E>) -> Result<(), E> {
-        let beyond = self.logged.keys().copied().filter(|number| *number > self.pages);
-        for number in (1..=self.pages).chain(beyond).filter(|number| !self.free.contains(number)) {
+        let beyond = self.logged.keys().copied().filter(|number| *number > self.count);
+        for number in (1..=self.count).chain(beyond).filter(|number| !self.free.contains(number)) {
             let Some(page) = self.page(number) else { continue };
             let start = start_of(number);
             let Some(kind) = page.get(start).copied().filter(|kind| [TABLE_LEAF, INDEX_LEAF, INDEX_INNER].contains(kind)) else {
@@ -219,9 +224,7 @@ impl Pages {
 
     /// Whether the list of free pages, of which the next ones are taken, is as long as the header says and within the file.
     pub fn free_list_is_whole(&self) -> bool {
-        let Some(header) = self.page(1) else { return false };
-        let pages = word(&header, 28).unwrap_or(0);
-        word(&header, 36) == u32::try_from(self.free.len()).ok() && self.free.iter().all(|page| (2..=pages).contains(page))
+        self.free_list().is_some()
     }
 
     fn cell(&self, kind: u8, page: &[u8], at: usize) -> Option<(Option<i64>, Vec<Value>)> {
@@ -393,11 +396,11 @@ mod tests {
         log.push("-wal");
         let mut all = Vec::new();
         let pages = Pages::open(path, Path::new(&log), page_bytes).unwrap();
-        let each = pages.each(|found| {
+        let taken = pages.each(|found| {
             all.push(found);
             Ok::<_, ()>(())
         });
-        each.unwrap();
+        taken.unwrap();
         all
     }
 
@@ -454,13 +457,12 @@ mod tests {
         let log = std::fs::read(dir.path().join("file-wal")).unwrap();
         let found = ours(&all(&path, 4_096));
         assert!(found.contains(&(Some(9), 77, 1)), "{found:?}");
-        // The same without the frame's mark of a commit.
+        // The same without the mark of the commit in the last frame: as if the rest of the transaction never came.
         let (other, log_path) = (dir.path().join("other"), dir.path().join("other-wal"));
         std::fs::copy(&path, &other).unwrap();
         let mut torn = log;
-        for frame in (LOG_HEADER_BYTES as usize..torn.len()).step_by(4_096 + FRAME_HEADER_BYTES as usize) {
-            torn[frame + 4..frame + 8].fill(0);
-        }
+        let frame = torn.len() - 4_096 - 24;
+        torn[frame + 4..frame + 8].fill(0);
         std::fs::write(log_path, torn).unwrap();
         assert_eq!(ours(&all(&other, 4_096)), expected(true));
     }

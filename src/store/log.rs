@@ -10,6 +10,7 @@
 //! file may hold newer pages already. The difference: a commit is synced before the next one is begun. So a wrong frame which is followed
 //! by a commit and by a frame after that had been on disk, whole.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -20,14 +21,16 @@ const MAGIC: u32 = 0x377f_0682;
 const VERSION: u32 = 3_007_000;
 
 /// What is known of a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checked {
     /// Frames that SQLite takes.
     pub good: u64,
     /// Frames after those that had been synced; 0 = the log is well.
     pub hidden: u64,
     /// Pages of the file after the greatest commit.
-    pages: u32,
+    pub pages: u32,
+    /// Where in the log the latest committed version of a page is, of the frames that SQLite takes.
+    pub index: BTreeMap<u32, u64>,
 }
 
 type Sum = (u32, u32);
@@ -140,10 +143,16 @@ pub fn check(path: &Path, page_bytes: usize) -> std::io::Result<Checked> {
     }
     // Frames since the first that is wrong, and whether a commit is among them. The header is synced before the first frame.
     let (mut since, mut committed) = (0, !is_good);
+    let mut uncommitted = Vec::new();
     while let Some(frame) = frames.next() {
         is_good &= frame.is_linked;
         checked.pages = checked.pages.max(if frame.is_linked { frame.pages() } else { 0 });
         if is_good {
+            let at = HEADER_BYTES as u64 + checked.good * (FRAME_HEADER_BYTES + frames.page_bytes) as u64;
+            uncommitted.push((frame.page(), at + FRAME_HEADER_BYTES as u64));
+            if frame.pages() > 0 {
+                checked.index.extend(uncommitted.drain(..));
+            }
             checked.good += 1;
             continue;
         }
@@ -156,39 +165,73 @@ pub fn check(path: &Path, page_bytes: usize) -> std::io::Result<Checked> {
     Ok(checked)
 }
 
-/// Copies the log so that SQLite takes the frames that are hidden too, the wrong ones as they are; `checked` as [`check`] found it.
+/// Copies the log so that SQLite takes the frames that are hidden too, the wrong ones as they are; `checked` as [`check`] found it. A new
+/// first page, with the number of pages of the file, is put after all of them.
 ///
 /// # Errors
 /// Those of the operating system.
-pub fn reseal(from: &Path, to: &Path, checked: Checked, page_bytes: usize) -> std::io::Result<()> {
-    let Some(mut frames) = Frames::open(from)? else { return Ok(()) };
-    if !frames.header_is_good() {
-        frames.assume(page_bytes)?;
-        frames.header[..4].copy_from_slice(&(MAGIC | u32::from(frames.is_big)).to_be_bytes());
-        frames.header[4..8].copy_from_slice(&VERSION.to_be_bytes());
-        frames.header[8..12].copy_from_slice(&u32::try_from(page_bytes).unwrap_or(0).to_be_bytes());
+pub fn reseal(
+    from: &Path,
+    to: &Path,
+    checked: &Checked,
+    page_bytes: usize,
+    first_page: Option<(Vec<u8>, u32)>,
+) -> std::io::Result<()> {
+    let mut frames = Frames::open(from)?;
+    let (mut header, mut is_big) = ([0; HEADER_BYTES], false);
+    let is_good = frames.as_ref().is_some_and(Frames::header_is_good);
+    if let Some(frames) = &mut frames {
+        if !is_good {
+            frames.assume(page_bytes)?;
+        }
+        (header, is_big) = (frames.header, frames.is_big);
     }
-    let mut sum = add((0, 0), &frames.header[..24], frames.is_big);
-    let mut out = BufWriter::new(File::create(to)?);
-    out.write_all(&frames.header[..24])?;
-    write_sum(&mut out, sum)?;
+    if !is_good {
+        header[..4].copy_from_slice(&(MAGIC | u32::from(is_big)).to_be_bytes());
+        header[4..8].copy_from_slice(&VERSION.to_be_bytes());
+        header[8..12].copy_from_slice(&u32::try_from(page_bytes).unwrap_or(0).to_be_bytes());
+    }
+    let mut out = Sealing { out: BufWriter::new(File::create(to)?), sum: add((0, 0), &header[..24], is_big), is_big };
+    out.out.write_all(&header[..24])?;
+    out.write_sum()?;
     for _ in 0..checked.good + checked.hidden {
-        let Some(frame) = frames.next() else { break };
+        let Some(frame) = frames.as_mut().and_then(Frames::next) else { break };
         // Of a wrong frame it is not known whether its head or its page is; a head that cannot be right is not taken.
         let is_possible = (1..=checked.pages).contains(&frame.page()) && frame.pages() <= checked.pages;
         if frame.is_linked || (frame.is_of_this_round && is_possible) {
-            sum = add(add(sum, &frame.bytes[..8], frames.is_big), &frame.bytes[FRAME_HEADER_BYTES..], frames.is_big);
-            out.write_all(&frame.bytes[..16])?;
-            write_sum(&mut out, sum)?;
-            out.write_all(&frame.bytes[FRAME_HEADER_BYTES..])?;
+            out.write(&frame.bytes[..16], &frame.bytes[FRAME_HEADER_BYTES..])?;
         }
     }
-    out.flush()
+    if let Some((page, pages)) = first_page {
+        let mut head = [0; 16];
+        head[..4].copy_from_slice(&1_u32.to_be_bytes());
+        head[4..8].copy_from_slice(&pages.to_be_bytes());
+        head[8..].copy_from_slice(&header[16..24]);
+        out.write(&head, &page)?;
+    }
+    out.out.flush()
 }
 
-fn write_sum(out: &mut impl Write, sum: Sum) -> std::io::Result<()> {
-    out.write_all(&sum.0.to_be_bytes())?;
-    out.write_all(&sum.1.to_be_bytes())
+/// A log that is written frame by frame.
+struct Sealing {
+    out: BufWriter<File>,
+    sum: Sum,
+    is_big: bool,
+}
+
+impl Sealing {
+    /// A frame from the head of its header and its page.
+    fn write(&mut self, head: &[u8], page: &[u8]) -> std::io::Result<()> {
+        self.sum = add(add(self.sum, &head[..8], self.is_big), page, self.is_big);
+        self.out.write_all(head)?;
+        self.write_sum()?;
+        self.out.write_all(page)
+    }
+
+    fn write_sum(&mut self) -> std::io::Result<()> {
+        self.out.write_all(&self.sum.0.to_be_bytes())?;
+        self.out.write_all(&self.sum.1.to_be_bytes())
+    }
 }
 
 #[cfg(test)]
@@ -228,7 +271,7 @@ mod tests {
     fn rows(dir: &Path, copy: &Path, log: &[u8]) -> i64 {
         let wal = dir.join("copy-wal");
         let found = checked(dir, log);
-        reseal(&dir.join("log"), &wal, found, PAGE).unwrap();
+        reseal(&dir.join("log"), &wal, &found, PAGE, None).unwrap();
         let connection = Connection::open(copy).unwrap();
         let rows = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
         drop(connection);

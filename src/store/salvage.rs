@@ -20,7 +20,7 @@ use rusqlite::Connection;
 use super::carve::Pages;
 use super::commit::wall_ns;
 use super::error::StoreError;
-use super::log;
+use super::log::{self, Checked};
 use super::loss::Loss;
 use super::rebuild::{Damaged, Order, Rebuild};
 use super::schema::{FILE_NAME, create_file, open_reader};
@@ -222,21 +222,31 @@ fn open_damaged(directory: &Path, making: Making) -> Result<Damaged, StoreError>
     let failed = |path: &Path, error: std::io::Error| StoreError::file(path, &error);
     let page_bytes = page_bytes(directory, making);
     let checked = log::check(&log_path, page_bytes).map_err(|error| failed(&log_path, error))?;
-    if checked.hidden > 0 {
-        remove_source(directory)?;
-        let (source, source_log) = (directory.join(SOURCE), directory.join(SOURCE_LOG));
-        // Without a second name, or room for the copy, what SQLite itself takes has to do.
-        let mended = fs::hard_link(&file, &source).and_then(|()| log::reseal(&log_path, &source_log, checked, page_bytes));
-        if mended.is_ok() {
-            (file, log_path) = (source, source_log);
-        }
+    // Without a second name, or room for the copy, what SQLite itself takes has to do.
+    if checked.hidden > 0 && mend(directory, &checked, page_bytes, None).is_ok() {
+        (file, log_path) = (directory.join(SOURCE), directory.join(SOURCE_LOG));
     }
     let pages = Pages::open(&file, &log_path, making.page_bytes).map_err(|error| failed(&file, error))?;
-    let connection = open_reader(&file).and_then(|connection| {
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        Ok(connection)
-    });
-    Ok(Damaged { pages, connection: connection.ok() })
+    if let Ok(connection) = open_damaged_file(&file) {
+        return Ok(Damaged { pages, connection: Some(connection) });
+    }
+    // A header is the same in every store; all that depends on it may be well.
+    let first = pages.mended_first();
+    let mended = mend(directory, &checked, page_bytes, Some(first)).map(|()| directory.join(SOURCE));
+    Ok(Damaged { pages, connection: mended.ok().and_then(|file| open_damaged_file(&file).ok()) })
+}
+
+fn open_damaged_file(file: &Path) -> Result<Connection, StoreError> {
+    let connection = open_reader(file)?;
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// A second name for the file, with a log beside it that has everything.
+fn mend(directory: &Path, checked: &Checked, page_bytes: usize, first_page: Option<(Vec<u8>, u32)>) -> std::io::Result<()> {
+    remove_source(directory).map_err(std::io::Error::other)?;
+    fs::hard_link(directory.join(FILE_NAME), directory.join(SOURCE))?;
+    log::reseal(&directory.join(LOG), &directory.join(SOURCE_LOG), checked, page_bytes, first_page)
 }
 
 fn remove_source(directory: &Path) -> Result<(), StoreError> {
@@ -256,7 +266,7 @@ fn put_in_place(directory: &Path, aside: &str) -> Result<(), StoreError> {
     remove(&directory.join(MARK))?;
     rename(&directory.join(DONE), &directory.join(FILE_NAME))?;
     sync_directory(directory)?;
-    for (path, _) in asides(directory).into_iter().filter(|(_, name)| !name.starts_with(aside)) {
+    for (path, _) in asides(directory).into_iter().filter(|(_, name)| name.strip_suffix("-wal").unwrap_or(name) != aside) {
         remove(&path)?;
     }
     Ok(())

@@ -195,7 +195,9 @@ pub fn open_checkpointer(file: &Path) -> Result<Connection, StoreError> {
 /// Opens the file to read; sees every commit as soon as it is made.
 pub fn open_reader(file: &Path) -> Result<Connection, StoreError> {
     // SQLite removes the log of an empty file.
-    check_header(file)?;
+    if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        return Err(StoreError::Corrupt("the file is empty".to_owned()));
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;

@@ -18,6 +18,12 @@ pub fn directory() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
+/// Likewise, in memory where there is such a place: for tests of what is written, not of whether it is synced.
+pub fn memory() -> TempDir {
+    let place = Path::new("/dev/shm");
+    if place.is_dir() { tempfile::tempdir_in(place).unwrap() } else { directory() }
+}
+
 pub fn open(directory: &Path) -> Store {
     Store::open(directory, StoreConfig::default()).unwrap().0
 }
