@@ -8,6 +8,8 @@ mod bridge;
 mod file;
 #[path = "sources/kafka.rs"]
 mod kafka;
+#[path = "sources/modbus.rs"]
+mod modbus;
 #[path = "sources/mqtt.rs"]
 mod mqtt;
 #[path = "sources/serial.rs"]

@@ -7,7 +7,8 @@
 //! - [`streams`], [`sources`], [`pipelines`], [`charts`], [`voxels`], [`sinks`], [`service`]: one section of the file each.
 
 pub mod charts;
-pub mod pipelines;
+pub mod modbus;
+mod pipelines;
 pub mod reader;
 pub mod service;
 pub mod sinks;
