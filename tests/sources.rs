@@ -12,6 +12,8 @@ mod kafka;
 mod modbus;
 #[path = "sources/mqtt.rs"]
 mod mqtt;
+#[path = "sources/mqtts.rs"]
+mod mqtts;
 #[path = "sources/serial.rs"]
 mod serial;
 mod servers;
