@@ -18,10 +18,13 @@ const GOOD_NS: i64 = 7_000_000_000;
 /// A topic and what was published there; a line has no topics.
 type Message = (&'static str, Vec<u8>);
 
+/// Decodes what came under a topic.
+type Hear = Box<dyn FnMut(&str, &[u8]) -> Decoded>;
+
 /// A decoder under test.
 struct Subject {
     name: &'static str,
-    hear: Box<dyn FnMut(&str, &[u8]) -> Decoded>,
+    hear: Hear,
     /// What ends anything that came before.
     end: &'static [u8],
     /// Gives a row at [`GOOD_NS`] after whatever came before.
@@ -344,7 +347,7 @@ fn floods_that_never_end_a_message_are_held_in_bounded_memory() {
         goes_on(&mut subject).expect("the next good message is read");
     }
     let grown = memory_mib("VmHWM:") - before;
-    assert!(grown < 128, "{grown} MiB for {} MiB of rubbish", 2 * PIECE * PIECES >> 20);
+    assert!(grown < 128, "{grown} MiB for {} MiB of rubbish", (2 * PIECE * PIECES) >> 20);
 }
 
 #[test]

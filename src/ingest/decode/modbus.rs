@@ -383,6 +383,9 @@ fn crc(bytes: &[u8]) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use ModbusType::{F32, I16, I32, U16, U32};
+    use ModbusWordOrder::{Big, Little};
+
     use super::*;
     use crate::model::{MissingTime, Timestamp};
 
@@ -413,8 +416,8 @@ mod tests {
     #[test]
     fn the_standards_example_is_asked_and_answered() {
         // Modbus Application Protocol V1.1b3, section 6.3: registers 108 to 110 hold 0x022b, 0x0000, 0x0064.
-        let registers: Vec<_> = (0..3).map(|n| register(["a", "b", "c"][usize::from(n)], 0x6b + n, ModbusType::U16)).collect();
-        let poll = poll(ModbusWordOrder::Big, &registers).unwrap();
+        let registers: Vec<_> = (0..3).map(|n| register(["a", "b", "c"][usize::from(n)], 0x6b + n, U16)).collect();
+        let poll = poll(Big, &registers).unwrap();
         let [request] = poll.requests() else { panic!("one question: {:?}", poll.requests()) };
         assert_eq!(request.frame(), [0x11, 0x03, 0x00, 0x6b, 0x00, 0x03, 0x76, 0x87]);
         let answer = framed(&[0x11, 0x03, 0x06, 0x02, 0x2b, 0x00, 0x00, 0x00, 0x64]);
@@ -428,7 +431,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_found_behind_noise_and_echo_and_only_its_own() {
-        let poll = poll(ModbusWordOrder::Big, &[register("a", 0, ModbusType::U16)]).unwrap();
+        let poll = poll(Big, &[register("a", 0, U16)]).unwrap();
         let request = poll.requests()[0];
         let answer = framed(&[0x11, 0x03, 0x02, 0x12, 0x34]);
         let is = |heard: &[&[u8]]| request.answer(&heard.concat());
@@ -453,7 +456,6 @@ mod tests {
             let requests = requests(1, ModbusFunction::Input, ranges);
             requests.iter().map(|request| (request.address, request.count)).collect::<Vec<_>>()
         };
-        use ModbusType::{F32, U16};
         assert_eq!(asked(&[(0, F32), (2, U16), (4, U16)]), [(0, 3), (4, 1)]);
         assert_eq!(asked(&[(0, F32), (1, U16)]), [(0, 2)]);
         let many: Vec<_> = (0..100).map(|n| (2 * n, F32)).collect();
@@ -467,8 +469,6 @@ mod tests {
             let value = Value { field: Field::Layer, place: 0, kind, order, scale: 1.0, offset: 0.0 };
             assert_eq!(value.read(words), Some(expected), "{kind:?} {order:?}");
         };
-        use ModbusType::{F32, I16, I32, U16, U32};
-        use ModbusWordOrder::{Big, Little};
         check(I16, Big, &[0xfffe], -2.0);
         check(U16, Little, &[0xfffe], 65_534.0);
         check(I32, Big, &[0xffff, 0xfffd], -3.0);
@@ -481,10 +481,10 @@ mod tests {
 
     #[test]
     fn a_row_is_scaled_and_says_its_unit_and_a_bad_one_is_refused_with_its_bytes() {
-        let mut scaled = register("a", 10, ModbusType::I16);
+        let mut scaled = register("a", 10, I16);
         (scaled.scale, scaled.offset) = (0.5, -40.0);
-        let registers = [register("c", 20, ModbusType::F32), scaled, register("layer", 11, ModbusType::U16)];
-        let poll = poll(ModbusWordOrder::Big, &registers).unwrap();
+        let registers = [register("c", 20, F32), scaled, register("layer", 11, U16)];
+        let poll = poll(Big, &registers).unwrap();
         assert_eq!(poll.requests().len(), 2);
         let context = Context { source: "s".into(), partition: "p".into(), arrival: Timestamp(7) };
         let mut out = Decoded::default();
@@ -506,16 +506,16 @@ mod tests {
     #[test]
     fn polls_that_make_no_sense_are_refused() {
         let check = |unit: u8, registers: &[ModbusRegister], reason: &str| {
-            let poll = ModbusPoll::new(unit, ModbusFunction::Input, ModbusWordOrder::Big, &stream(), registers);
+            let poll = ModbusPoll::new(unit, ModbusFunction::Input, Big, &stream(), registers);
             let error = poll.unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
         };
-        check(0, &[register("a", 0, ModbusType::U16)], "0 is no unit");
-        check(248, &[register("a", 0, ModbusType::U16)], "248 is no unit");
+        check(0, &[register("a", 0, U16)], "0 is no unit");
+        check(248, &[register("a", 0, U16)], "248 is no unit");
         check(1, &[], "no registers");
-        check(1, &[register("d", 0, ModbusType::U16)], "has no signal `d`");
-        check(1, &[register("unit", 0, ModbusType::U16)], "has no signal `unit`");
-        check(1, &[register("a", 0, ModbusType::U16), register("a", 1, ModbusType::U16)], "`a` has two registers");
-        check(1, &[register("a", 65_535, ModbusType::U32)], "ends beyond 65535");
+        check(1, &[register("d", 0, U16)], "has no signal `d`");
+        check(1, &[register("unit", 0, U16)], "has no signal `unit`");
+        check(1, &[register("a", 0, U16), register("a", 1, U16)], "`a` has two registers");
+        check(1, &[register("a", 65_535, U32)], "ends beyond 65535");
     }
 }
