@@ -13,14 +13,18 @@
 //! to deliver, the store closes.
 //!
 //! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
-//!   of the engine; [`mod@recorded`]: rows of the past; [`process`]: processor time and memory.
+//!   of the engine; [`space`]: of its grids; [`layers`]: layers that left memory; [`mod@recorded`]: rows of the past; [`process`]: processor time and memory.
 
 mod acts;
 mod fold;
 mod intake;
+pub mod layers;
+mod losses;
+mod orders;
 mod process;
 mod publish;
 mod recorded;
+mod space;
 
 use std::{
     collections::BTreeMap,
@@ -38,8 +42,8 @@ use tokio::{
 
 use crate::{
     api,
-    config::{Config, SinkConfig},
-    deliver::{self, Endpoint, Identity, Route, SinkCounters, StoredBacklog},
+    config::Config,
+    deliver::{self, Endpoint, Identity, Route, SinkCounters, StoredBacklog, channel::Channel},
     engine::{Clock, Emit, Engine},
     ingest::{self, BrokerConfig, MqttUrl, SourceKind},
     model::{Seq, Timestamp},
@@ -60,6 +64,8 @@ const EVENTS_MAX: usize = 4_096;
 const PARCELS_MAX: usize = 64;
 /// How long the end may take for sources to drain.
 const DRAIN_MAX: Duration = Duration::from_secs(15);
+/// How long a sink's cursor may stand while something waits: an attempt and an open circuit, twice.
+const STALLED_AFTER: Duration = Duration::from_mins(2);
 /// How long sinks may still deliver at the end.
 const DELIVER_MAX: Duration = Duration::from_secs(10);
 
@@ -146,17 +152,16 @@ impl Appliance {
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
         let shared = Arc::new(fold::Shared::default());
-        let alerts = publish::AlertLog::load(&store)?;
         let fold = fold::Fold::new(fold::Parts {
             engine: opened.engine,
             store: Arc::clone(&store),
             resume_after: opened.resume_after,
+            refused_through: opened.refused_through,
             checkpoint_interval: config.store.checkpoint_interval,
             shared: Arc::clone(&shared),
             committed: Arc::clone(&committed),
             events: events.clone(),
             requests: asked,
-            alerts: Arc::clone(&alerts),
         })?;
         let fold = std::thread::Builder::new().name("engine".into()).spawn(move || fold.run()).map_err(StartError::Thread)?;
 
@@ -187,7 +192,6 @@ impl Appliance {
             &appliance.config,
             &store,
             Arc::clone(&shared),
-            Arc::clone(&alerts),
             &appliance.source_statuses,
             Arc::clone(&posted),
             counters,
@@ -197,7 +201,14 @@ impl Appliance {
         appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
         let streams = appliance.config.streams();
-        let desk = acts::Desk { engine: requests, intake: appliance.intake.clone(), store, alerts, streams, rows: posted };
+        let desk = acts::Desk {
+            engine: requests,
+            intake: appliance.intake.clone(),
+            writer: store.writer(),
+            directory: store.directory().to_owned(),
+            streams,
+            rows: posted,
+        };
         appliance.others.spawn(desk.run(api_asked, appliance.stop_others.subscribe()));
         let token = appliance.config.http.token.clone();
         let handle = api::Handle { snapshot, requests: api_requests, events, token };
@@ -220,15 +231,22 @@ impl Appliance {
         &mut self,
         store: &Arc<Store>,
         committed: &watch::Receiver<(Seq, Seq)>,
-    ) -> Result<Vec<(SinkConfig, Arc<SinkCounters>)>, StartError> {
+    ) -> Result<Vec<publish::SinkLine>, StartError> {
         let identity = Identity { appliance: Arc::clone(&self.config.appliance.id), store: store.identity() };
         let mut all = Vec::new();
         for (number, sink) in self.config.sinks.iter().enumerate() {
             let route = route(&self.config, &sink.id);
-            let backlog = StoredBacklog::open(store.reader()?, store.writer(), &sink.id, route, StartAt::Oldest)
-                .map_err(|error| StartError::Sink(format!("sink `{}`: {error}", sink.id)))?;
+            let open = {
+                let (store, id) = (Arc::downgrade(store), Arc::clone(&sink.id));
+                move || {
+                    let store = store.upgrade().ok_or(StoreError::Closed)?;
+                    StoredBacklog::open(store.reader()?, store.writer(), &id, route.clone(), StartAt::Oldest)
+                }
+            };
+            // Known to the store from here on: what comes is kept for it.
+            open().map_err(|error| StartError::Sink(format!("sink `{}`: {error}", sink.id)))?;
             let counters = Arc::new(SinkCounters::default());
-            all.push((sink.clone(), Arc::clone(&counters)));
+            all.push((Arc::clone(&sink.id), sink.kind(), Arc::clone(&counters)));
             let endpoint = Endpoint { name: Arc::clone(&sink.id), identity: identity.clone(), settings: sink.settings.clone() };
             let config = deliver::Config {
                 limits: sink.limits,
@@ -236,10 +254,30 @@ impl Appliance {
                 seed: number as u64,
                 ..deliver::Config::default()
             };
-            let (committed, stop, id) = (committed.clone(), self.stop_sinks.subscribe(), Arc::clone(&sink.id));
+            let supervised = deliver::Supervised {
+                name: Arc::clone(&sink.id),
+                config,
+                connect: endpoint,
+                committed: committed.clone(),
+                counters,
+                stop: self.stop_sinks.subscribe(),
+                stalled_after: STALLED_AFTER,
+            };
+            self.sinks.spawn(deliver::supervise(supervised, open));
+        }
+        for (number, channel) in self.config.alerts.channels.iter().enumerate() {
+            // No rows, and the alerts of all pipelines; a new channel does not tell of the past.
+            let route = Route { streams: Some(Vec::new()), pipelines: None };
+            let backlog = StoredBacklog::open(store.reader()?, store.writer(), &channel.id, route, StartAt::Next)
+                .map_err(|error| StartError::Sink(format!("alert channel `{}`: {error}", channel.id)))?;
+            let counters = Arc::new(SinkCounters::default());
+            all.push((Arc::clone(&channel.id), channel.far.kind(), Arc::clone(&counters)));
+            let config = deliver::Config { seed: u64::MAX - number as u64, ..deliver::Config::default() };
+            let far = Channel::new(identity.clone(), channel.far.clone(), channel.min_severity);
+            let (committed, stop, id) = (committed.clone(), self.stop_sinks.subscribe(), Arc::clone(&channel.id));
             self.sinks.spawn(async move {
-                if let Err(error) = deliver::run(config, endpoint, backlog, committed, counters, stop).await {
-                    tracing::error!(sink = %id, "the sink ended: {error}");
+                if let Err(error) = deliver::run(config, far, backlog, committed, counters, stop).await {
+                    tracing::error!(channel = %id, "the alert channel ended: {error}");
                 }
             });
         }
@@ -364,6 +402,7 @@ struct Opened {
     store: Store,
     engine: Engine,
     resume_after: crate::store::RecordNo,
+    refused_through: crate::store::RecordNo,
 }
 
 async fn open(config: &Config) -> Result<Opened, StartError> {
@@ -382,8 +421,10 @@ async fn open(config: &Config) -> Result<Opened, StartError> {
         for notice in &recovered.notices {
             tracing::warn!("{notice}");
         }
+        let refused_through = recovered.refused_through;
+        losses::announce(&store)?;
         let (engine, resume_after) = fold::restore(build, &store, recovered)?;
-        Ok(Opened { store, engine, resume_after })
+        Ok(Opened { store, engine, resume_after, refused_through })
     };
     spawn_blocking(work).await.unwrap_or_else(|error| Err(StartError::Engine(error.to_string())))
 }

@@ -1,40 +1,41 @@
 //! The fold: every row, tick and watermark of the inbox goes through [`Engine::step`], and what comes out is the outbox.
 //!
-//! The order within a step is ring ▸ filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, voxels } ▸ alerts. The engine
+//! The order within a step is watch ▸ ring ▸ filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, thresholds, voxels }. The engine
 //! has no clock: time comes with the inputs, and [`Engine::next_deadline`] says when it wants to be told of it again.
 //! [`Engine::snapshot`] and [`Engine::restore`] carry all state over a restart; restoring and replaying what followed gives what an
 //! undisturbed run gives.
 //!
 //! - `config`: what it is made of.
 //! - `pipeline`: one pipeline.
-//! - `drive`, `timed`: rows and watermark to the operators that live in event time.
-//! - `alarms`: what makes somebody look.
+//! - `space`: a grid in a pipeline, and layers that leave memory.
+//! - `alarms`: what makes somebody look; `orders`: what somebody asks for.
 //! - `state`: snapshots.
 
 mod alarms;
 mod config;
-mod drive;
+mod orders;
 mod pipeline;
+mod space;
 mod state;
-mod timed;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     buffer::Ring,
-    dataflow::{Ticked, Watermarks},
+    dataflow::{Flow, Ticked, Watermarks},
     model::{Batch, Flags, Input, Output, Seq, Stream, Timestamp},
+    quality::{alert::AlertBook, watch::Watch},
     voxel::Grid,
 };
 
 pub use crate::quality::checkpoint::Emit;
 pub use alarms::words as key_words;
 pub use config::{EngineConfig, GridSource, PipelineConfig, StreamConfig};
-pub use pipeline::{GridLane, Pipeline, PipelineCounters, Rejected};
-pub use state::{Parts, StateError};
+pub use pipeline::{Pipeline, PipelineCounters, Rejected};
+pub use space::{GridLane, summaries};
+pub use state::{Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
-use drive::Flow;
 
 /// What one step gave.
 #[derive(Debug, Default)]
@@ -43,6 +44,8 @@ pub struct Step {
     pub outputs: Vec<Output>,
     /// Rows for the dead-letter lane.
     pub rejected: Vec<Rejected>,
+    /// What became of each order.
+    pub orders: Vec<Result<(), String>>,
 }
 
 impl Step {
@@ -50,6 +53,7 @@ impl Step {
     pub fn clear(&mut self) {
         self.outputs.clear();
         self.rejected.clear();
+        self.orders.clear();
     }
 }
 
@@ -73,6 +77,8 @@ pub struct StreamLane {
     pub rows: u64,
     /// The newest time seen, future rows left out.
     pub newest: Timestamp,
+    /// Whether it is silent or stands still.
+    pub watch: Watch,
 }
 
 /// Whether arrival times mean something: they do in `run`, and in a replay of a journal.
@@ -94,6 +100,8 @@ pub struct Engine {
     emit: Emit,
     clock: Clock,
     last_seq: Seq,
+    /// Of the last input that has one.
+    arrival: Timestamp,
 }
 
 impl Engine {
@@ -103,7 +111,7 @@ impl Engine {
     /// What does not fit together, in words; `config` finds the same before it gets here.
     pub fn new(config: &EngineConfig, emit: Emit, clock: Clock) -> Result<Self, EngineError> {
         let mut streams = Vec::new();
-        for one in &config.streams {
+        for one in config.streams.iter().chain(config.grids.iter().filter_map(|grid| grid.summaries.as_ref())) {
             let ring = Ring::new(Arc::clone(&one.stream), one.buffer_rows).map_err(|error| EngineError(error.to_string()))?;
             streams.push(StreamLane {
                 stream: Arc::clone(&one.stream),
@@ -112,6 +120,7 @@ impl Engine {
                 watermarks: Watermarks::new(one.watermark.clone(), clock == Clock::Arrivals),
                 rows: 0,
                 newest: Timestamp::MIN,
+                watch: Watch::new(one.watch.clone(), &one.stream),
             });
         }
         let places: BTreeMap<Arc<str>, usize> =
@@ -123,7 +132,8 @@ impl Engine {
                 .ok_or_else(|| EngineError(format!("pipeline `{}`: there is no stream `{}`", one.id, one.stream)))?;
             pipelines.push(Pipeline::new(one, &stream, find).map_err(EngineError)?);
         }
-        let mut engine = Self { streams, places, pipelines, alarms: Alarms::new(config.alerts), emit, clock, last_seq: Seq(0) };
+        let alarms = Alarms::new(config.alerts);
+        let mut engine = Self { streams, places, pipelines, alarms, emit, clock, last_seq: Seq(0), arrival: Timestamp::MIN };
         for grid in &config.grids {
             engine.add_grid(grid)?;
         }
@@ -151,6 +161,7 @@ impl Engine {
                     joins: Vec::new(),
                     patterns: Vec::new(),
                     charts: Vec::new(),
+                    thresholds: Vec::new(),
                 };
                 let lane =
                     self.stream(&source.stream).ok_or_else(|| EngineError(format!("there is no stream `{}`", source.stream)))?;
@@ -161,7 +172,9 @@ impl Engine {
         };
         let pipeline = &mut self.pipelines[at];
         let grid = Grid::new(source.grid.clone(), Arc::clone(&pipeline.stream)).map_err(|error| EngineError(error.to_string()))?;
-        pipeline.add_grid(id, grid);
+        let fault = |error| EngineError(format!("grid `{id}`: {error}"));
+        let find = |id: &str| self.places.get(id).map(|at| Arc::clone(&self.streams[*at].stream));
+        pipeline.add_grid(GridLane::new(grid, source, find).map_err(fault)?);
         Ok(())
     }
 
@@ -170,12 +183,15 @@ impl Engine {
         match input {
             Input::Batch(batch) => self.batch(batch, step),
             Input::Watermark { stream, partition, time, arrival } => {
+                self.arrival = *arrival;
                 if let Some(at) = self.places.get(stream).copied() {
                     self.streams[at].watermarks.punctuate(partition, *time, *arrival);
                     self.advance(at, step);
                 }
             }
             Input::Tick(now) => {
+                self.arrival = *now;
+                self.time_passes(*now, step);
                 for at in 0..self.streams.len() {
                     let ticked = self.streams[at].watermarks.tick(*now);
                     if ticked != Ticked::Nothing {
@@ -186,12 +202,48 @@ impl Engine {
                     }
                 }
             }
+            Input::Order { time, order } => {
+                self.time_passes(*time, step);
+                let outcome = self.obey(*time, order, step);
+                step.orders.push(outcome);
+            }
             Input::End => self.end(true, step),
         }
+        self.report(step);
+    }
+
+    /// Takes what grids have to tell of finished layers to the pipelines that read it.
+    fn report(&mut self, step: &mut Step) {
+        let lanes = self.pipelines.iter_mut().filter(|pipeline| pipeline.running).flat_map(|pipeline| &mut pipeline.grids);
+        let told: Vec<Batch> = lanes.filter_map(|lane| lane.report(self.arrival)).collect();
+        for mut batch in told {
+            let Some(at) = self.places.get(&batch.stream.id).copied() else { continue };
+            batch.first_seq = Seq(self.streams[at].rows + 1);
+            self.take_in(at, &Arc::new(batch), step);
+        }
+    }
+
+    /// Tells of silence and standstill, and of alerts that nobody took note of.
+    fn time_passes(&mut self, now: Timestamp, step: &mut Step) {
+        if self.clock == Clock::EventTime {
+            return;
+        }
+        let at = self.last_seq;
+        self.alarms.book.set_clock(now);
+        let mut causes = Vec::new();
+        for lane in &mut self.streams {
+            lane.watch.tick(now, at, &mut causes);
+        }
+        self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
+        step.outputs.extend(self.alarms.book.escalate(at));
     }
 
     /// The end of a replayed input: every window closes if `flush`, and charts say what they have.
     pub fn end(&mut self, flush: bool, step: &mut Step) {
+        if flush {
+            self.pipelines.iter_mut().flat_map(|pipeline| &mut pipeline.grids).for_each(GridLane::finish_all);
+            self.report(step);
+        }
         for pipeline in &mut self.pipelines {
             pipeline.end(flush, self.emit, self.last_seq, &mut self.alarms, step);
         }
@@ -204,6 +256,19 @@ impl Engine {
         }
         let conformed = self.conformed(at, batch);
         let batch = conformed.as_ref().unwrap_or(batch);
+        if self.clock == Clock::Arrivals {
+            self.alarms.book.set_clock(batch.arrival);
+            let mut causes = Vec::new();
+            self.streams[at].watch.observe(batch, &mut causes);
+            self.alarms.raise(&alarms::APPLIANCE.into(), causes, &mut step.outputs);
+        }
+        self.last_seq = batch.seq(batch.rows() - 1);
+        self.arrival = batch.arrival;
+        self.take_in(at, batch, step);
+    }
+
+    /// Rows of stream `at` through every pipeline that reads it.
+    fn take_in(&mut self, at: usize, batch: &Arc<Batch>, step: &mut Step) {
         let lane = &mut self.streams[at];
         let mut flow =
             Flow { before: lane.watermarks.combined().0, after: Vec::with_capacity(batch.rows()), first_seq: batch.seq(0).0 };
@@ -213,7 +278,6 @@ impl Engine {
         lane.ring.append(batch, 0..batch.rows());
         lane.rows += batch.rows() as u64;
         lane.newest = lane.newest.max(lane.watermarks.newest());
-        self.last_seq = batch.seq(batch.rows() - 1);
         for index in 0..self.pipelines.len() {
             let rights = self.rights(index);
             let pipeline = &mut self.pipelines[index];
@@ -222,6 +286,9 @@ impl Engine {
             } else if pipeline.join_with.contains(&batch.stream.id) {
                 let left = self.places.get(&pipeline.stream.id).map_or(i64::MIN, |at| self.streams[*at].watermarks.combined().0);
                 pipeline.process_right(batch, &flow, left, step);
+            }
+            if pipeline.stream.id != batch.stream.id {
+                pipeline.grids.iter_mut().for_each(|lane| lane.listen(batch));
             }
         }
     }
@@ -276,7 +343,13 @@ impl Engine {
         if self.clock == Clock::EventTime {
             return None;
         }
-        self.streams.iter().filter_map(|lane| lane.watermarks.next_deadline()).min()
+        let streams = self.streams.iter().flat_map(|lane| [lane.watermarks.next_deadline(), lane.watch.next_deadline()]);
+        streams.flatten().chain(self.alarms.book.next_deadline()).min()
+    }
+
+    /// What was raised, and what became of it.
+    pub fn alerts(&self) -> &AlertBook {
+        &self.alarms.book
     }
 
     /// The newest row that went through.
@@ -303,6 +376,11 @@ impl Engine {
     pub fn set_running(&mut self, id: &str, running: bool) -> bool {
         let found = self.pipelines.iter_mut().find(|pipeline| *pipeline.id == *id);
         found.map(|pipeline| pipeline.running = running).is_some()
+    }
+
+    /// Whether much waits to leave memory with the next snapshot.
+    pub fn wants_snapshot(&self) -> bool {
+        self.grids().any(GridLane::wants_snapshot)
     }
 
     /// A grid by its id.

@@ -15,5 +15,7 @@ mod outages;
 mod plant;
 #[path = "appliance/process.rs"]
 mod process;
+#[path = "appliance/restarts.rs"]
+mod restarts;
 #[path = "appliance/whole.rs"]
 mod whole;

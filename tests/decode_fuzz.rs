@@ -5,9 +5,12 @@ use std::sync::Arc;
 use firmware_bridge::{Clock, Head, Rows, Samples, WIRE_BYTES_MAX, encode_data};
 use proptest::{collection::vec, prelude::*};
 use qadf_edge::{
-    ingest::decode::{
-        Bridge, Context, Csv, Decoded, HEARD_BYTES_MAX, Json, JsonLines, ModbusAnswer, ModbusFunction, ModbusPoll, ModbusRegister,
-        ModbusType, ModbusWordOrder, REJECT_BYTES_MAX, Routes, Sparkplug,
+    ingest::{
+        BridgeHost,
+        decode::{
+            Bridge, Context, Csv, Decoded, HEARD_BYTES_MAX, Json, JsonLines, ModbusAnswer, ModbusFunction, ModbusPoll,
+            ModbusRegister, ModbusType, ModbusWordOrder, REJECT_BYTES_MAX, Routes, Sparkplug,
+        },
     },
     model::{Batch, MissingTime, Stream, Timestamp},
 };
@@ -56,6 +59,7 @@ fn subjects() -> Vec<Subject> {
     let mut lines = JsonLines::new(routes());
     let mut csv = Csv::new(routes());
     let mut bridge = Bridge::new(vec![stream()]);
+    let mut host = BridgeHost::new(vec![stream()]);
     let mut sparkplug = Sparkplug::new(routes());
     vec![
         Subject {
@@ -83,6 +87,12 @@ fn subjects() -> Vec<Subject> {
                 bridge.take_heard();
                 out
             }),
+            end: b"\0",
+            good: vec![("", frame())],
+        },
+        Subject {
+            name: "bridge, in order",
+            hear: Box::new(move |_, bytes| host.received(bytes, &context()).0),
             end: b"\0",
             good: vec![("", frame())],
         },

@@ -159,11 +159,12 @@ fn folder() -> tempfile::TempDir {
         time: Timestamp(start),
         json: serde_json::to_vec(output).unwrap(),
     });
-    let parts = engine.snapshot().unwrap().into_iter().map(|(name, bytes)| (name, Some(bytes))).collect();
+    let parts = engine.snapshot().unwrap();
     let checkpoint = Checkpoint { position: RecordNo(1), complete: true, parts };
     let commit = StepCommit {
         through: RecordNo(1),
         outputs: outputs.collect(),
+        dead_letters: Vec::new(),
         checkpoint: Some(checkpoint),
         on_committed: Box::new(|_| ()),
     };

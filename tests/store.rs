@@ -6,5 +6,6 @@ mod store {
     mod fixture;
     mod history;
     mod retention;
+    mod salvage;
     mod sinks;
 }

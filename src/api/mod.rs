@@ -5,20 +5,25 @@
 //! delays nobody. Every error is `application/problem+json` (RFC 9457).
 //!
 //! - [`routes`]: the endpoints of the contract, section 5, and their OpenAPI document.
+//! - [`quality`]: those that concern alerts, checkpoints and baselines.
 //! - [`problem`]: errors as problem documents.
 //! - [`guard`]: the bearer token that is needed off loopback.
 
 pub mod guard;
 pub mod openapi;
 pub mod problem;
+pub mod quality;
 pub mod routes;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::model::Timestamp;
 pub use crate::status::Snapshot;
+use crate::{
+    model::{Order, Timestamp},
+    quality::alert::Filter,
+};
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -120,18 +125,47 @@ pub enum Act {
         layer: Option<i64>,
         /// Changed after this version only.
         since: Option<u64>,
+        /// Voxels 2^level times as long.
+        level: u32,
+        /// At most about so many.
+        limit: Option<usize>,
+    },
+    /// A grid's layers in figures, or one of them with what is missing from it.
+    Layers {
+        /// The grid.
+        grid: String,
+        /// Only this one.
+        layer: Option<i64>,
+    },
+    /// All rows of the voxels whose centres lie in a box.
+    Region {
+        /// The grid.
+        grid: String,
+        /// mm
+        lower: [f64; 3],
+        /// mm
+        upper: [f64; 3],
     },
     /// Charts by id, all keys.
     Chart(String),
-    /// Somebody takes note of an alert.
-    Acknowledge {
-        /// The alert's id.
-        id: String,
-        /// Who.
-        name: String,
-        /// What they say.
-        note: String,
+    /// What was raised, newest first.
+    Alerts {
+        /// Which.
+        filter: Filter,
+        /// At most so many.
+        limit: usize,
     },
+    /// Whether rows meet the checkpoints of a pipeline; nothing follows.
+    Validate {
+        /// The pipeline.
+        pipeline: String,
+        /// One checkpoint; `None` = all.
+        checkpoint: Option<String>,
+        /// The rows, as JSON; empty = the newest row of the stream.
+        rows: Vec<u8>,
+    },
+    /// Something that goes through the inbox.
+    Order(Order),
     /// Refused input, oldest first.
     DeadLetters {
         /// After this number.

@@ -17,7 +17,11 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
-use super::{Act, Handle, Request, Snapshot, guard, openapi, problem::Problem};
+use super::{
+    Act, Handle, Request, Snapshot, guard, openapi,
+    problem::{PROBLEM, Problem},
+    quality,
+};
 use crate::{model::Timestamp, status};
 
 /// The largest body of `POST /rows`.
@@ -27,7 +31,7 @@ const ROWS_MAX: usize = 100_000;
 /// How long the appliance may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-type Parameters = Query<HashMap<String, String>>;
+pub(super) type Parameters = Query<HashMap<String, String>>;
 
 /// The router of the API.
 pub fn api(handle: Handle) -> Router {
@@ -45,9 +49,15 @@ pub fn api(handle: Handle) -> Router {
         .route("/streams/{id}/recent", get(recent))
         .route("/streams/{id}/history", get(history))
         .route("/voxels/{grid}", get(voxels))
+        .route("/voxels/{grid}/layers", get(layers))
+        .route("/voxels/{grid}/layers/{layer}", get(layer))
+        .route("/voxels/{grid}/region", get(region))
         .route("/charts/{id}", get(chart))
-        .route("/alerts", get(alerts))
-        .route("/alerts/{id}/acknowledge", post(acknowledge))
+        .route("/charts/{id}/rebaseline", post(quality::rebaseline))
+        .route("/charts/{id}/exclude", post(quality::exclude))
+        .route("/pipelines/{id}/validate", post(quality::validate))
+        .route("/alerts", get(quality::alerts))
+        .route("/alerts/{id}/acknowledge", post(quality::acknowledge))
         .route("/dead-letters", get(dead_letters))
         .route("/dead-letters/{number}/resubmit", post(resubmit))
         .route("/events", get(events))
@@ -58,12 +68,30 @@ pub fn api(handle: Handle) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(handle.clone(), guard::check))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::map_response(as_problem))
         .with_state(handle)
 }
 
 /// The router of the metrics listener.
 pub fn metrics(handle: Handle) -> Router {
-    Router::new().route("/metrics", get(metrics_page)).fallback(unknown).with_state(handle)
+    Router::new()
+        .route("/metrics", get(metrics_page))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(handle)
+}
+
+/// Errors that the framework found, such as a body that is too large, in the shape of all others.
+async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || kind.is_some_and(|kind| kind == PROBLEM) {
+        return response;
+    }
+    // Its text is short; without it the status says enough.
+    let text = axum::body::to_bytes(response.into_body(), 4_096).await.unwrap_or_default();
+    Problem::new(status, String::from_utf8_lossy(&text)).into_response()
 }
 
 async fn unknown(uri: axum::http::Uri) -> Problem {
@@ -89,27 +117,27 @@ async fn ask(handle: &Handle, act: Act) -> Result<Vec<u8>, Problem> {
     }
 }
 
-async fn answer(handle: &Handle, act: Act, status: StatusCode) -> Response {
+pub(super) async fn answer(handle: &Handle, act: Act, status: StatusCode) -> Response {
     match ask(handle, act).await {
         Ok(bytes) => json_bytes(status, bytes),
         Err(problem) => problem.into_response(),
     }
 }
 
-fn number<T: std::str::FromStr>(parameters: &Parameters, name: &str) -> Result<Option<T>, Problem> {
+pub(super) fn number<T: std::str::FromStr>(parameters: &Parameters, name: &str) -> Result<Option<T>, Problem> {
     parameters
         .get(name)
         .map_or(Ok(None), |text| text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is no number"))))
 }
 
-fn time(parameters: &Parameters, name: &str) -> Result<Option<Timestamp>, Problem> {
+pub(super) fn time(parameters: &Parameters, name: &str) -> Result<Option<Timestamp>, Problem> {
     parameters.get(name).map_or(Ok(None), |text| match text.parse::<i64>() {
         Ok(ns) => Ok(Some(Timestamp(ns))),
         Err(_) => text.parse().map(Some).map_err(|error: crate::model::ParseTimeError| invalid(error.to_string())),
     })
 }
 
-fn invalid(detail: String) -> Problem {
+pub(super) fn invalid(detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
@@ -247,33 +275,50 @@ async fn history(State(handle): State<Handle>, Path(stream): Path<String>, param
 }
 
 async fn voxels(State(handle): State<Handle>, Path(grid): Path<String>, parameters: Parameters) -> Response {
-    let act =
-        (|| Ok::<_, Problem>(Act::Voxels { grid, layer: number(&parameters, "layer")?, since: number(&parameters, "since")? }))();
+    let act = (|| {
+        Ok::<_, Problem>(Act::Voxels {
+            grid,
+            layer: number(&parameters, "layer")?,
+            since: number(&parameters, "since")?,
+            level: number(&parameters, "level")?.unwrap_or(0),
+            limit: number(&parameters, "limit")?,
+        })
+    })();
     match act {
         Ok(act) => answer(&handle, act, StatusCode::OK).await,
         Err(problem) => problem.into_response(),
     }
 }
 
+async fn layers(State(handle): State<Handle>, Path(grid): Path<String>) -> Response {
+    answer(&handle, Act::Layers { grid, layer: None }, StatusCode::OK).await
+}
+
+async fn layer(State(handle): State<Handle>, Path((grid, layer)): Path<(String, String)>) -> Response {
+    match layer.parse() {
+        Ok(layer) => answer(&handle, Act::Layers { grid, layer: Some(layer) }, StatusCode::OK).await,
+        Err(_) => invalid(format!("`{layer}` is no number")).into_response(),
+    }
+}
+
+async fn region(State(handle): State<Handle>, Path(grid): Path<String>, parameters: Parameters) -> Response {
+    match corner(&parameters, "lower").and_then(|lower| Ok((lower, corner(&parameters, "upper")?))) {
+        Ok((lower, upper)) => answer(&handle, Act::Region { grid, lower, upper }, StatusCode::OK).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn corner(parameters: &Parameters, name: &str) -> Result<[f64; 3], Problem> {
+    let text = parameters.get(name).map_or("", String::as_str);
+    let numbers: Option<Vec<f64>> =
+        text.split(',').map(|part| part.trim().parse().ok().filter(|number: &f64| number.is_finite())).collect();
+    numbers
+        .and_then(|numbers| numbers.try_into().ok())
+        .ok_or_else(|| invalid(format!("`{name}={text}` is no corner; write {name}=x,y,z in mm")))
+}
+
 async fn chart(State(handle): State<Handle>, Path(id): Path<String>) -> Response {
     answer(&handle, Act::Chart(id), StatusCode::OK).await
-}
-
-async fn alerts(State(handle): State<Handle>) -> Json<Value> {
-    Json(serde_json::to_value(&snapshot(&handle).alerts).unwrap_or_default())
-}
-
-async fn acknowledge(State(handle): State<Handle>, Path(id): Path<String>, body: Bytes) -> Response {
-    #[derive(serde::Deserialize)]
-    struct Who {
-        name: String,
-        #[serde(default)]
-        note: String,
-    }
-    let Ok(who) = serde_json::from_slice::<Who>(&body) else {
-        return invalid(r#"send {"name": "who", "note": "what"}"#.into()).into_response();
-    };
-    answer(&handle, Act::Acknowledge { id, name: who.name, note: who.note }, StatusCode::OK).await
 }
 
 async fn dead_letters(State(handle): State<Handle>, parameters: Parameters) -> Response {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -16,7 +17,6 @@ use super::{
     fold::Fold,
     intake::Intake,
     locked, now,
-    publish::{AlertLog, acknowledgement_key},
     recorded::{RecordedError, Wanted, recorded},
 };
 use crate::{
@@ -27,8 +27,8 @@ use crate::{
     },
     model::{Batch, Row, Stream},
     spc::{ChartOperator, ChartView},
-    status::{Acknowledgement, SourceRows},
-    store::{Store, StoreError},
+    status::SourceRows,
+    store::{Reader, StoreError, Writer},
 };
 
 /// Who sends rows over HTTP, as a source and a partition.
@@ -40,8 +40,10 @@ const STATES_MAX: usize = 10_000;
 pub(super) struct Desk {
     pub engine: mpsc::Sender<Request>,
     pub intake: Intake,
-    pub store: Arc<Store>,
-    pub alerts: Arc<Mutex<AlertLog>>,
+    /// The way into the store. A question may outlast the appliance, so it must not be what keeps the store open.
+    pub writer: Writer,
+    /// Where the store is; each question reads with a connection of its own.
+    pub directory: PathBuf,
     pub streams: Vec<Arc<Stream>>,
     /// What became of the rows that came this way.
     pub rows: Arc<Mutex<SourceRows>>,
@@ -58,12 +60,7 @@ impl Desk {
             };
             let Some(Request { act, reply }) = request else { return };
             match act {
-                Act::Append { .. }
-                | Act::State { .. }
-                | Act::Acknowledge { .. }
-                | Act::History { .. }
-                | Act::DeadLetters { .. }
-                | Act::Resubmit(_) => {
+                Act::Append { .. } | Act::State { .. } | Act::History { .. } | Act::DeadLetters { .. } | Act::Resubmit(_) => {
                     let desk = Arc::clone(&desk);
                     // A client that has gone needs no answer.
                     tokio::spawn(async move { drop(reply.send(desk.answer(act).await)) });
@@ -83,21 +80,20 @@ impl Desk {
         match act {
             Act::Append { body, stream } => self.append(&body, stream.as_deref()).await,
             Act::State { prefix } => {
-                let store = Arc::clone(&self.store);
-                blocking(move || state(&store, &prefix)).await
+                let directory = self.directory.clone();
+                blocking(move || state(&directory, &prefix)).await
             }
             Act::History { stream, from, to, condition, limit } => {
                 let known = self.streams.iter().find(|known| *known.id == *stream).cloned();
                 let stream = known.ok_or_else(|| Refusal::NotFound(format!("there is no stream `{stream}`")))?;
-                let (store, wanted) = (Arc::clone(&self.store), Wanted { stream, from, to, condition });
-                blocking(move || history(&store, &wanted, limit)).await
+                let (directory, wanted) = (self.directory.clone(), Wanted { stream, from, to, condition });
+                blocking(move || history(&directory, &wanted, limit)).await
             }
             Act::DeadLetters { after, limit } => {
-                let store = Arc::clone(&self.store);
-                blocking(move || dead_letters(&store, after, limit)).await
+                let directory = self.directory.clone();
+                blocking(move || dead_letters(&directory, after, limit)).await
             }
             Act::Resubmit(number) => self.resubmit(number).await,
-            Act::Acknowledge { id, name, note } => self.acknowledge(&id, name, note).await,
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }
     }
@@ -124,8 +120,8 @@ impl Desk {
     /// Takes a dead letter's bytes as rows of its stream; removes it once they are durable. If the appliance ends in between, the letter is
     /// still there although its rows were taken.
     async fn resubmit(&self, number: u64) -> Answer {
-        let store = Arc::clone(&self.store);
-        let read = spawn_blocking(move || store.reader()?.dead_letters(number.saturating_sub(1), 1)).await;
+        let directory = self.directory.clone();
+        let read = spawn_blocking(move || Reader::open(&directory)?.dead_letters(number.saturating_sub(1), 1)).await;
         let read = read.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(|error| refusal(&error))?;
         let letter = read.into_iter().find(|(found, _)| *found == number).map(|(_, letter)| letter);
         let letter = letter.ok_or_else(|| Refusal::NotFound(format!("there is no dead letter {number}; see /dead-letters")))?;
@@ -134,7 +130,7 @@ impl Desk {
             return Err(Refusal::Invalid(format!("it is refused again: {}", reject.reason)));
         }
         let answer = self.take(decoded).await?;
-        let writer = self.store.writer();
+        let writer = self.writer.clone();
         blocking(move || writer.remove_dead_letter(number).map_err(|error| refusal(&error)).map(|()| answer)).await
     }
 
@@ -182,19 +178,6 @@ impl Desk {
         }
         Routes::by_row(&self.streams, stream.or(only)).map_err(|error| Refusal::Failed(error.to_string()))
     }
-
-    async fn acknowledge(&self, id: &str, name: String, note: String) -> Answer {
-        if name.trim().is_empty() {
-            return Err(Refusal::Invalid("say who acknowledges: `name` is empty".into()));
-        }
-        let note = Acknowledgement { name, note, time: now() };
-        let Some(alert) = locked(&self.alerts).acknowledge(id, &note) else {
-            return Err(Refusal::NotFound(format!("there is no alert `{id}` among the newest; see /alerts")));
-        };
-        let (writer, key) = (self.store.writer(), acknowledgement_key(id));
-        let bytes = serde_json::to_vec(&note).unwrap_or_default();
-        blocking(move || writer.put_state(&key, Some(bytes)).map_err(|error| refusal(&error)).and_then(|()| to_bytes(&alert))).await
-    }
 }
 
 async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
@@ -210,11 +193,11 @@ pub(super) fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
 }
 
 /// Recorded rows, at most `limit`; `complete` says whether those are all.
-fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
+fn history(directory: &Path, wanted: &Wanted, limit: usize) -> Answer {
     if wanted.from > wanted.to {
         return Err(Refusal::Invalid("`from` is later than `to`: exchange them".into()));
     }
-    let mut reader = store.reader().map_err(|error| refusal(&error))?;
+    let mut reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let mut rows: Vec<Row> = Vec::new();
     let mut more = false;
     let each = |row| {
@@ -233,15 +216,15 @@ fn history(store: &Store, wanted: &Wanted, limit: usize) -> Answer {
 }
 
 /// Dead letters after a number, without their bytes.
-fn dead_letters(store: &Store, after: u64, limit: usize) -> Answer {
-    let reader = store.reader().map_err(|error| refusal(&error))?;
+fn dead_letters(directory: &Path, after: u64, limit: usize) -> Answer {
+    let reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let letters = reader.dead_letters(after, limit).map_err(|error| refusal(&error))?;
     to_bytes(&letters.iter().map(|(number, letter)| letter.head(*number)).collect::<Vec<_>>())
 }
 
 /// The parts of the last checkpoint, by name.
-fn state(store: &Store, prefix: &str) -> Answer {
-    let reader = store.reader().map_err(|error| refusal(&error))?;
+fn state(directory: &Path, prefix: &str) -> Answer {
+    let reader = Reader::open(directory).map_err(|error| refusal(&error))?;
     let checkpoint = reader.checkpoint().map_err(|error| refusal(&error))?;
     let position = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position.0);
     let parts = checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.parts);
@@ -266,8 +249,9 @@ impl Fold {
             },
             Act::Windows { pipeline, limit } => self.windows(pipeline.as_deref(), limit),
             Act::Recent { stream, rows, duration_ns } => self.recent(&stream, rows, duration_ns),
-            Act::Voxels { grid, layer, since } => self.voxels(&grid, layer, since),
             Act::Chart(id) => self.chart(&id),
+            Act::Alerts { filter, limit } => to_bytes(&self.alerts(&filter, limit)),
+            Act::Validate { pipeline, checkpoint, rows } => self.validate(&pipeline, checkpoint.as_deref(), &rows),
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }
     }
@@ -310,21 +294,7 @@ impl Fold {
         to_bytes(&json!({"stream": stream, "rows": rows_of(&batch)}))
     }
 
-    fn voxels(&self, grid: &str, layer: Option<i64>, since: Option<u64>) -> Answer {
-        let lane = self.engine.grid(grid).ok_or_else(|| Refusal::NotFound(format!("there is no grid `{grid}`")))?;
-        let layer = layer.map(|layer| i32::try_from(layer).unwrap_or(i32::MAX));
-        let mut voxels = match (layer, since) {
-            (_, Some(since)) => lane.grid.states_since(since),
-            (Some(layer), None) => lane.grid.layer_states(layer),
-            (None, None) => lane.grid.states(),
-        };
-        if let (Some(layer), Some(_)) = (layer, since) {
-            voxels.retain(|voxel| voxel.index[2] == i64::from(layer));
-        }
-        to_bytes(&json!({"grid": grid, "version": lane.grid.version(), "voxels": voxels}))
-    }
-
-    fn chart(&self, id: &str) -> Answer {
+    pub(super) fn chart(&self, id: &str) -> Answer {
         let charts = self.engine.pipelines().iter().flat_map(|pipeline| &pipeline.charts);
         let views: Vec<ChartView> = charts.filter(|chart| **chart.id() == *id).flat_map(ChartOperator::views).collect();
         if views.is_empty() && !self.engine.pipelines().iter().any(|one| one.charts.iter().any(|chart| **chart.id() == *id)) {
@@ -333,7 +303,6 @@ impl Fold {
         to_bytes(&views)
     }
 }
-
 fn rows_of(batch: &Batch) -> Vec<Row> {
     (0..batch.rows()).map(|row| batch.row(row)).collect()
 }

@@ -8,6 +8,7 @@
 //! journal sees time pass at the same place.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -20,10 +21,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{
     StartError, intake, locked, now,
-    publish::{AlertLog, EngineView, INTERVAL},
+    orders::Pending,
+    publish::{EngineView, INTERVAL},
+    space::Answering,
 };
 use crate::{
-    api::{Event, Request},
+    api::{Act, Event, Request},
     engine::{Engine, Rejected, Step},
     model::{Body, Input, Output, Seq, Timestamp},
     status::DURATION_BOUNDS_SECONDS,
@@ -183,20 +186,22 @@ pub(super) struct Parts {
     pub engine: Engine,
     pub store: Arc<Store>,
     pub resume_after: RecordNo,
+    /// What the engine refused of inputs up to here is among the dead letters.
+    pub refused_through: RecordNo,
     pub checkpoint_interval: Duration,
     pub shared: Arc<Shared>,
     pub committed: Arc<watch::Sender<(Seq, Seq)>>,
     pub events: broadcast::Sender<Arc<Event>>,
     pub requests: mpsc::Receiver<Request>,
-    pub alerts: Arc<Mutex<AlertLog>>,
 }
 
 /// The engine and its surroundings, on their way through the inbox.
 pub(super) struct Fold {
     pub(super) engine: Engine,
-    pub(super) alerts: Arc<Mutex<AlertLog>>,
+    pub(super) writer: Writer,
+    /// Orders on their way through the inbox, with who waits for them.
+    pub(super) pending: Pending,
     feed: Feed,
-    writer: Writer,
     shared: Arc<Shared>,
     committed: Arc<watch::Sender<(Seq, Seq)>>,
     events: broadcast::Sender<Arc<Event>>,
@@ -204,37 +209,48 @@ pub(super) struct Fold {
     checkpoint_interval: Duration,
     /// The last input that went in.
     record: RecordNo,
+    /// Whether the engine began with nothing: what the store holds of an earlier one is dropped with the first checkpoint.
+    is_fresh: bool,
     /// Dead letters of inputs up to here are in the store already.
     answered_before: RecordNo,
     checkpointed: (RecordNo, Instant),
     published: Instant,
     tick_sent: Option<Instant>,
-    step: Step,
+    pub(super) step: Step,
+    /// What the engine refused since the last commit.
+    letters: Vec<DeadLetter>,
+    /// Of the store.
+    pub(super) directory: PathBuf,
+    pub(super) answering: Answering,
 }
 
 impl Fold {
     pub fn new(parts: Parts) -> Result<Self, StoreError> {
         let feed = parts.store.feed(parts.resume_after)?;
-        let answered_before = RecordNo(parts.store.counters().engine_through);
+        let answered_before = parts.refused_through;
         parts.shared.through.store(parts.resume_after.0, Ordering::Release);
         // Who asks before the thread has looked around sees what was recovered.
         *locked(&parts.shared.view) = EngineView::of(&parts.engine);
         Ok(Self {
             engine: parts.engine,
-            alerts: parts.alerts,
-            feed,
             writer: parts.store.writer(),
+            pending: Pending::default(),
+            feed,
             shared: parts.shared,
             committed: parts.committed,
             events: parts.events,
             requests: parts.requests,
             checkpoint_interval: parts.checkpoint_interval,
+            is_fresh: parts.resume_after == RecordNo(0),
             record: parts.resume_after,
             answered_before,
             checkpointed: (parts.resume_after, Instant::now()),
             published: Instant::now(),
             tick_sent: None,
             step: Step::default(),
+            directory: parts.store.directory().to_owned(),
+            answering: Answering::default(),
+            letters: Vec::new(),
         })
     }
 
@@ -258,9 +274,10 @@ impl Fold {
             }
             self.tick();
             while let Ok(request) = self.requests.try_recv() {
-                let answer = self.answer(request.act);
-                // A client that has gone needs none.
-                let _ = request.reply.send(answer);
+                match request {
+                    Request { act: Act::Order(order), reply } => self.order(order, reply),
+                    other => self.respond(other),
+                }
             }
             if self.published.elapsed() >= INTERVAL {
                 self.publish();
@@ -295,27 +312,25 @@ impl Fold {
 
     fn go(&mut self, group: Vec<CommittedInput>) -> Result<(), StoreError> {
         let mut rows = Vec::with_capacity(group.len());
-        let mut letters = Vec::new();
         let started = Instant::now();
         for committed in group {
             if matches!(committed.input, Input::Tick(_)) {
                 self.tick_sent = None;
             }
             self.engine.step(&committed.input, &mut self.step);
+            if let Input::Order { time, order } = &committed.input {
+                self.ordered(*time, order);
+            }
             self.record = committed.record;
             rows.push((committed.decoded_at, committed.rows));
             if committed.record > self.answered_before {
-                letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
+                self.letters.extend(self.step.rejected.drain(..).map(|rejected| dead_letter(&rejected)));
             } else {
                 self.step.rejected.clear();
             }
         }
         self.shared.stepped(started.elapsed());
-        if !letters.is_empty() {
-            let (decoded_at, on_synced) = (Instant::now(), Box::new(|_| ()));
-            self.writer.append_blocking(Append { input: None, dead_letters: letters, decoded_at, on_synced });
-        }
-        let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval;
+        let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval || self.engine.wants_snapshot();
         self.commit(rows, due)
     }
 
@@ -336,13 +351,11 @@ impl Fold {
         let checkpoint = if checkpoint {
             self.checkpointed = (self.record, Instant::now());
             let parts = self.engine.snapshot().map_err(|error| StoreError::Refused(error.to_string()))?;
-            let parts = parts.into_iter().map(|(name, bytes)| (name, Some(bytes))).collect();
-            Some(Checkpoint { position: self.record, complete: false, parts })
+            Some(Checkpoint { position: self.record, complete: std::mem::take(&mut self.is_fresh), parts })
         } else {
             None
         };
         let outputs: Vec<Output> = std::mem::take(&mut self.step.outputs);
-        self.note_alerts(&outputs);
         let outputs: Vec<StepOutput> = outputs.iter().map(|output| self.step_output(output)).collect();
         let listened = self.events.receiver_count() > 0;
         let told: Vec<Arc<Event>> = if listened { outputs.iter().map(event).collect() } else { Vec::new() };
@@ -358,7 +371,8 @@ impl Fold {
                 }
             }
         };
-        Ok(StepCommit { through: self.record, outputs, checkpoint, on_committed: Box::new(on_committed) })
+        let dead_letters = std::mem::take(&mut self.letters);
+        Ok(StepCommit { through: self.record, outputs, dead_letters, checkpoint, on_committed: Box::new(on_committed) })
     }
 
     fn step_output(&self, output: &Output) -> StepOutput {
@@ -370,14 +384,6 @@ impl Fold {
             stream: stream.map(|pipeline| Arc::clone(&pipeline.stream.id)),
             time: time_of(&output.body),
             json: serde_json::to_vec(output).unwrap_or_default(),
-        }
-    }
-
-    fn note_alerts(&self, outputs: &[Output]) {
-        let mut alerts = outputs.iter().filter(|output| matches!(output.body, Body::Alert(_))).peekable();
-        if alerts.peek().is_some() {
-            let mut log = locked(&self.alerts);
-            alerts.for_each(|output| log.add(output));
         }
     }
 
@@ -457,8 +463,7 @@ pub(super) fn restore(
 ) -> Result<(Engine, RecordNo), StartError> {
     let mut engine = build()?;
     let Some(checkpoint) = recovered.checkpoint else { return Ok((engine, recovered.resume_after)) };
-    let parts = checkpoint.parts.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
-    match engine.restore(parts) {
+    match engine.restore(checkpoint.parts) {
         Ok(left_out) => left_out.iter().for_each(|what| tracing::warn!("left out of the checkpoint: {what}")),
         Err(error) => {
             tracing::warn!("{error}; the engine starts from the oldest row that is kept");

@@ -8,19 +8,20 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{acts::SOURCE, fold::Shared, locked, now, process::Usage};
+use super::{acts::SOURCE, fold::Shared, locked, losses::STORE, now, process::Usage};
 use crate::{
-    config::{Config, SinkConfig},
+    config::Config,
     deliver::SinkCounters,
     engine::{Engine, Pipeline, StreamLane, key_words},
     ingest::{self, SourceKind, SourceState},
-    model::{Body, Output, Seq, Severity, Timestamp},
+    model::Timestamp,
+    quality::alert::{Filter, Record},
     spc::ChartView,
     status::{
         Acknowledgement, AlertStatus, ChartPoint, ChartStatus, GridStatus, PartitionStatus, PipelineStatus, ProcessStatus,
         SignalStatus, SinkRows, SinkStatus, Snapshot, SourceRows, SourceStatus, StoreStatus, StreamStatus,
     },
-    store::{Lane, Store, StoreError},
+    store::{Lane, Store},
 };
 
 /// Between two snapshots.
@@ -29,8 +30,6 @@ pub(super) const INTERVAL: Duration = Duration::from_millis(250);
 const RATE_OVER: Duration = Duration::from_secs(2);
 /// Alerts that are shown.
 const ALERTS_MAX: usize = 200;
-/// Results that are looked through for alerts at the start.
-const ALERTS_SEARCHED: u64 = 20_000;
 /// Keys of charts that are shown.
 const CHARTS_MAX: usize = 64;
 /// Newest values of a signal that are shown.
@@ -45,6 +44,9 @@ pub(super) struct EngineView {
     pub pipelines: Vec<PipelineStatus>,
     pub charts: Vec<ChartStatus>,
     pub grids: Vec<GridStatus>,
+    pub alerts: Vec<AlertStatus>,
+    /// Streams that are silent or stand still, in words.
+    pub silent: Vec<String>,
 }
 
 impl EngineView {
@@ -62,6 +64,8 @@ impl EngineView {
             pipelines: engine.pipelines().iter().map(pipeline_status).collect(),
             charts,
             grids: engine.grids().map(|lane| grid_status(&lane.id, &lane.grid)).collect(),
+            alerts: engine.alerts().history(&Filter::default()).take(ALERTS_MAX).map(alert_status).collect(),
+            silent: engine.streams().iter().flat_map(|lane| lane.watch.problems()).collect(),
         }
     }
 }
@@ -168,96 +172,34 @@ fn grid_status(id: &str, grid: &crate::voxel::Grid) -> GridStatus {
         outside: counters.rejected,
         tiles: grid.tile_count() as u64,
         bytes: grid.bytes(),
+        layer: grid.highest_layer(),
+        stored_bytes: grid.stored_bytes(),
+        full: counters.full,
     }
 }
 
-/// The newest alerts, and who took note of them.
-#[derive(Debug, Default)]
-pub(super) struct AlertLog {
-    newest: VecDeque<AlertStatus>,
-    acknowledged: HashMap<String, Acknowledgement>,
-}
-
-/// Where acknowledgements are kept in the store.
-pub(super) fn acknowledgement_key(id: &str) -> String {
-    format!("acknowledged/{id}")
-}
-
-impl AlertLog {
-    /// As the last run left it.
-    pub fn load(store: &Store) -> Result<Arc<Mutex<Self>>, StoreError> {
-        let mut log = Self::default();
-        let reader = store.reader()?;
-        for (key, value) in reader.state("acknowledged/", 10_000)? {
-            if let (Some(id), Ok(note)) = (key.strip_prefix("acknowledged/"), serde_json::from_slice(&value)) {
-                log.acknowledged.insert(id.to_owned(), note);
-            }
-        }
-        let newest = reader.inventory()?.result_next.saturating_sub(1);
-        let mut after = Seq(newest.saturating_sub(ALERTS_SEARCHED));
-        loop {
-            let (results, through) = reader.results_after(after, 1_000, None)?;
-            results.iter().filter(|result| result.kind == "alert").for_each(|result| log.load_one(&result.json));
-            if through <= after || results.is_empty() {
-                break;
-            }
-            after = through;
-        }
-        Ok(Arc::new(Mutex::new(log)))
-    }
-
-    fn load_one(&mut self, json: &[u8]) {
-        #[derive(serde::Deserialize)]
-        struct Stored {
-            id: String,
-            pipeline: String,
-            severity: Severity,
-            source: String,
-            time: Timestamp,
-            message: String,
-        }
-        if let Ok(alert) = serde_json::from_slice::<Stored>(json) {
-            let Stored { id, pipeline, severity, source, time, message } = alert;
-            self.push(AlertStatus { id, severity, source, pipeline, time, message, acknowledged: None });
-        }
-    }
-
-    /// A new alert.
-    pub fn add(&mut self, output: &Output) {
-        if let Body::Alert(alert) = &output.body {
-            self.push(AlertStatus {
-                id: output.id.clone(),
-                severity: alert.severity,
-                source: alert.source.to_string(),
-                pipeline: output.pipeline.to_string(),
-                time: alert.time,
-                message: alert.message.clone(),
-                acknowledged: None,
-            });
-        }
-    }
-
-    fn push(&mut self, mut alert: AlertStatus) {
-        if self.newest.iter().any(|known| known.id == alert.id) {
-            return;
-        }
-        alert.acknowledged = self.acknowledged.get(&alert.id).cloned();
-        self.newest.push_front(alert);
-        self.newest.truncate(ALERTS_MAX);
-    }
-
-    /// Somebody takes note; none if no such alert is known.
-    pub fn acknowledge(&mut self, id: &str, note: &Acknowledgement) -> Option<AlertStatus> {
-        let alert = self.newest.iter_mut().find(|alert| alert.id == id)?;
-        alert.acknowledged = Some(note.clone());
-        self.acknowledged.insert(id.to_owned(), note.clone());
-        Some(alert.clone())
-    }
-
-    fn all(&self) -> Vec<AlertStatus> {
-        self.newest.iter().cloned().collect()
+/// An alert as people see it.
+pub(super) fn alert_status(record: &Record) -> AlertStatus {
+    let mut ids = record.ids.iter().cloned();
+    AlertStatus {
+        id: ids.next().unwrap_or_default(),
+        escalations: ids.collect(),
+        severity: record.severity,
+        source: record.source.to_string(),
+        pipeline: record.pipeline.to_string(),
+        time: record.time,
+        message: record.message.clone(),
+        evidence: serde_json::from_str(&record.evidence).unwrap_or_default(),
+        acknowledged: record.acknowledged.as_ref().map(|who| Acknowledgement {
+            name: who.name.to_string(),
+            note: who.note.to_string(),
+            time: who.time,
+        }),
     }
 }
+
+/// A sink or alert channel: its name, its kind, what it counts.
+pub(super) type SinkLine = (Arc<str>, &'static str, Arc<SinkCounters>);
 
 /// Puts snapshots together.
 pub(super) struct Publisher {
@@ -266,11 +208,10 @@ pub(super) struct Publisher {
     store: Arc<Store>,
     store_path: String,
     shared: Arc<Shared>,
-    alerts: Arc<Mutex<AlertLog>>,
     sources: Vec<(String, &'static str, Arc<ingest::SourceStatus>)>,
     /// Rows that came over HTTP.
     posted: Arc<Mutex<SourceRows>>,
-    sinks: Vec<(SinkConfig, Arc<SinkCounters>)>,
+    sinks: Vec<SinkLine>,
     /// Rows by stream and processor time a while ago, for rates.
     before: VecDeque<(Instant, HashMap<String, u64>, f64)>,
 }
@@ -280,10 +221,9 @@ impl Publisher {
         config: &Config,
         store: &Arc<Store>,
         shared: Arc<Shared>,
-        alerts: Arc<Mutex<AlertLog>>,
         statuses: &[Arc<ingest::SourceStatus>],
         posted: Arc<Mutex<SourceRows>>,
-        sinks: Vec<(SinkConfig, Arc<SinkCounters>)>,
+        sinks: Vec<SinkLine>,
     ) -> Self {
         let sources = config.sources.iter().zip(statuses);
         Self {
@@ -292,7 +232,6 @@ impl Publisher {
             store: Arc::clone(store),
             store_path: store.directory().display().to_string(),
             shared,
-            alerts,
             sources: sources
                 .map(|(entry, status)| (entry.source.id.to_string(), kind(&entry.source.kind), Arc::clone(status)))
                 .collect(),
@@ -329,7 +268,10 @@ impl Publisher {
         sources.push(SourceStatus { id, kind, state, detail: String::new(), rows: *locked(&self.posted) });
         let sinks = self.sink_statuses();
         let store = self.store_status();
-        let problems = self.problems(&sources, &sinks);
+        let mut problems = self.problems(&sources, &sinks, view.silent);
+        // Until somebody takes note of it.
+        let of_store = view.alerts.iter().filter(|alert| alert.source == STORE && alert.acknowledged.is_none());
+        problems.extend(of_store.map(|alert| format!("store: {}", alert.message)));
         let figures = self.shared.figures();
         Snapshot {
             appliance: self.appliance.clone(),
@@ -343,7 +285,7 @@ impl Publisher {
             pipelines: view.pipelines,
             charts: view.charts,
             grids: view.grids,
-            alerts: locked(&self.alerts).all(),
+            alerts: view.alerts,
             sinks,
             store,
             process: ProcessStatus {
@@ -383,8 +325,8 @@ impl Publisher {
         let balances = self.store.balances();
         self.sinks
             .iter()
-            .map(|(config, counters)| {
-                let of = |lane| balances.iter().find(|balance| balance.sink == config.id && balance.lane == lane);
+            .map(|(id, kind, counters)| {
+                let of = |lane| balances.iter().find(|balance| balance.sink == *id && balance.lane == lane);
                 let now = counters.snapshot();
                 let rows = of(Lane::Rows).map_or_else(SinkRows::default, |balance| SinkRows {
                     accepted: balance.accepted,
@@ -393,13 +335,15 @@ impl Publisher {
                     expired: balance.expired,
                 });
                 SinkStatus {
-                    id: config.id.to_string(),
-                    kind: config.kind().to_owned(),
+                    id: id.to_string(),
+                    kind: (*kind).to_owned(),
                     up: now.up,
                     detail: if now.up { String::new() } else { now.last_error },
                     rows,
                     results_buffered: of(Lane::Results).map_or(0, |balance| balance.buffered),
                     retries: now.retries,
+                    restarts: now.restarts,
+                    stalled_seconds: now.standing_ms.div_ceil(1000),
                 }
             })
             .collect()
@@ -422,12 +366,17 @@ impl Publisher {
         }
     }
 
-    fn problems(&self, sources: &[SourceStatus], sinks: &[SinkStatus]) -> Vec<String> {
+    fn problems(&self, sources: &[SourceStatus], sinks: &[SinkStatus], silent: Vec<String>) -> Vec<String> {
         use crate::store::StoreStatus as State;
-        let mut problems = Vec::new();
+        let mut problems = silent;
         match self.store.counters().status {
             State::Good => {}
             State::Full(why) | State::Degraded(why) | State::Fatal(why) => problems.push(format!("store: {why}")),
+        }
+        let counters = self.store.counters();
+        if let Some(why) = counters.damage {
+            let records = counters.records_damaged;
+            problems.push(format!("store: damaged ({why}); {records} records cannot be read; the next start salvages what can be"));
         }
         if self.shared.idle_for() > STUCK_AFTER {
             problems.push(format!("engine: no progress for {} s", self.shared.idle_for().as_secs()));
@@ -436,9 +385,19 @@ impl Publisher {
         problems.extend(down.map(|source| format!("source {}: {}", source.id, source.detail)));
         let down = sinks.iter().filter(|sink| !sink.up && !sink.detail.is_empty());
         problems.extend(down.map(|sink| format!("sink {}: {}", sink.id, sink.detail)));
+        problems.extend(sinks.iter().filter(|sink| sink.stalled_seconds > 0).map(stalled));
         problems.extend(imbalances(sources, sinks));
         problems
     }
+}
+
+/// A cursor that stands although something waits.
+fn stalled(sink: &SinkStatus) -> String {
+    let SinkStatus { id, stalled_seconds, restarts, rows, results_buffered, .. } = sink;
+    let waits = format!("{} rows and {results_buffered} results wait", rows.buffered);
+    format!(
+        "sink {id}: nothing was confirmed for {stalled_seconds} s although {waits}; started again {restarts} times: look at its server"
+    )
 }
 
 /// Rows unaccounted for: a fault of the program.

@@ -16,6 +16,13 @@ pub struct Place {
     config: PathBuf,
 }
 
+impl Place {
+    /// That of the configuration in `config`.
+    pub fn of(config: &std::path::Path) -> Self {
+        Self { config: config.to_owned() }
+    }
+}
+
 /// The store and the engine at the last checkpoint.
 pub struct Checkpointed {
     /// The store, open for reading.
@@ -40,8 +47,7 @@ pub fn read(place: &Place, wanted: impl Fn(&str) -> bool) -> Result<Checkpointed
             config.appliance.data_dir.display()
         ))
     })?;
-    let parts = checkpoint.parts.into_iter().filter(|(name, _)| name == "engine" || wanted(name));
-    let parts: Parts = parts.filter_map(|(name, bytes)| Some((name, bytes?))).collect();
+    let parts: Parts = checkpoint.parts.into_iter().filter(|(name, _)| name == "engine" || wanted(name)).collect();
     for what in engine.restore(parts).map_err(Failure::failed)? {
         eprintln!("left out of the checkpoint: {what}");
     }

@@ -20,6 +20,7 @@ use super::{
     until_told,
 };
 use crate::{
+    api::Snapshot,
     appliance::{Appliance, Brokers, Usage, now},
     config::{self, Config},
     ingest::{SourceKind, start_broker},
@@ -118,6 +119,7 @@ async fn show(arguments: &Arguments, folder: &std::path::Path) -> Result<(Totals
     let outlets = Outlets { serial: Some(link(folder)), mqtt };
     let simulator = Simulator::open(settings, &outlets).map_err(Failure::failed)?;
     let appliance = Appliance::start(config, &mut brokers).await.map_err(Failure::failed)?;
+    subscribed(&appliance).await;
     let (stop, stopped) = oneshot::channel::<()>();
     let machine = tokio::spawn(simulator.run(async move {
         // An error means that the demo has gone, which ends the machine too.
@@ -158,6 +160,15 @@ async fn screen(url: &str, limit: Option<Duration>) -> Result<(), Failure> {
     let ended = shown.await.map_err(Failure::failed)?;
     over.store(true, Ordering::Relaxed);
     ended.map_err(|error| Failure::Failed(format!("cannot use this terminal ({error}); try --headless")))
+}
+
+/// Waits until every source is up: a broker keeps nothing for a client that it has never seen.
+async fn subscribed(appliance: &Appliance) {
+    let deadline = Instant::now() + ARRIVE_MAX;
+    let is_up = |snapshot: &Snapshot| snapshot.sources.iter().all(|source| source.state == "up");
+    while !is_up(&appliance.snapshot().borrow()) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Waits until everything that the appliance or its broker acknowledged to the machine is accounted for; how many rows are not. What the

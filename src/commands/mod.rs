@@ -9,6 +9,7 @@ mod checkpointed;
 pub mod dead_letters;
 pub mod demo;
 pub mod history;
+pub mod journal;
 pub mod replay;
 pub mod run;
 pub mod simulate;
@@ -73,6 +74,9 @@ enum Command {
     /// What was refused, with source, reason and raw bytes
     #[command(subcommand)]
     DeadLetters(dead_letters::Arguments),
+    /// The durable store: what is in it, whether it is sound, and its repair; also while the service is down
+    #[command(subcommand)]
+    Journal(journal::Arguments),
     /// Control charts
     #[command(subcommand)]
     Spc(Spc),
@@ -157,6 +161,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Top(arguments) => top::run(&arguments),
         Command::History(arguments) => history::run(&arguments),
         Command::DeadLetters(arguments) => dead_letters::run(&arguments),
+        Command::Journal(arguments) => journal::run(&arguments),
         Command::Spc(Spc::Report(arguments)) => spc_report::run(&arguments),
         Command::Voxel(Voxel::Export(arguments)) => voxel_export::run(&arguments),
     }

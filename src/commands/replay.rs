@@ -156,9 +156,14 @@ impl Replay {
         self.engine.end(flush, &mut self.step);
         self.print()?;
         if voxels {
-            let grids: Vec<_> = self.engine.grids().flat_map(|lane| lane.grid.states()).collect();
-            for state in grids {
-                let line = serde_json::to_string(&VoxelLine::of(&state)).map_err(Failure::failed)?;
+            let mut lines = Vec::new();
+            for pipeline in self.engine.pipelines() {
+                for lane in &pipeline.grids {
+                    lines.extend(lane.whole().map_err(Failure::failed)?.states().into_iter().map(|state| (&*pipeline.id, state)));
+                }
+            }
+            for (pipeline, state) in lines {
+                let line = serde_json::to_string(&VoxelLine::of(pipeline, &state)).map_err(Failure::failed)?;
                 writeln!(self.out, "{line}").map_err(|error| stdout_gone(&error))?;
             }
         }
@@ -169,17 +174,18 @@ impl Replay {
 /// A voxel as a result line.
 #[derive(serde::Serialize)]
 struct VoxelLine<'a> {
-    kind: &'static str,
     id: String,
     pipeline: &'a str,
+    kind: &'static str,
     #[serde(flatten)]
     state: &'a crate::model::VoxelState,
 }
 
 impl<'a> VoxelLine<'a> {
-    fn of(state: &'a crate::model::VoxelState) -> Self {
+    fn of(pipeline: &'a str, state: &'a crate::model::VoxelState) -> Self {
         let [i, j, k] = state.index;
-        Self { kind: "voxel", id: format!("voxel:{}:{i},{j},{k}:{}", state.grid, state.signal), pipeline: &state.grid, state }
+        let id = format!("voxel:{}:{i},{j},{k}:{}", state.grid, state.signal);
+        Self { id, pipeline, kind: "voxel", state }
     }
 }
 

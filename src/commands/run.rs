@@ -2,7 +2,8 @@
 //! drains.
 //!
 //! A reload reads the file first; a wrong one is reported and changes nothing. A right one ends the appliance in order and starts it
-//! anew in the same process, on the same store: what was accepted is continued, clients reconnect.
+//! anew in the same process, on the same store: what was accepted is continued, clients reconnect. One that is right and cannot be started
+//! (its port is taken, its directory is another's) is reported, and the last one goes on.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -46,9 +47,18 @@ enum Order {
 async fn serve(mut config: Config, path: &std::path::Path) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let mut brokers = Brokers::new();
+    let mut before: Option<Config> = None;
     loop {
         let id = config.appliance.id.clone();
-        let appliance = start(config, &mut brokers).await?;
+        let appliance = match (start(config.clone(), &mut brokers).await, before.take()) {
+            (Ok(appliance), _) => appliance,
+            (Err(error), Some(last_good)) => {
+                tracing::error!("the new configuration cannot be started, and the last one goes on: {error}");
+                config = last_good;
+                continue;
+            }
+            (Err(error), None) => return Err(error),
+        };
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         tracing::info!(appliance = %id, api = %appliance.api_address(), metrics = %appliance.metrics_address(), "running");
         let order = watch(&appliance, &mut signals, path).await;
@@ -61,7 +71,7 @@ async fn serve(mut config: Config, path: &std::path::Path) -> Result<(), Failure
         appliance.stop().await;
         match order? {
             Order::Stop => return Ok(()),
-            Order::Reload(next) => config = *next,
+            Order::Reload(next) => before = Some(std::mem::replace(&mut config, *next)),
         }
     }
 }

@@ -4,11 +4,12 @@
 //! leaves this module. A [`Config`] holds the checked configuration types of the modules it configures.
 //!
 //! - [`reader`]: keys, places, faults; [`units`]: durations and sizes.
-//! - [`streams`], [`sources`], [`pipelines`], [`charts`], [`voxels`], [`sinks`], [`service`]: one section of the file each.
+//! - [`streams`], [`sources`], [`pipelines`], [`charts`], [`quality`], [`voxels`], [`sinks`], [`service`]: one section of the file each.
 
 pub mod charts;
 pub mod modbus;
-mod pipelines;
+pub mod pipelines;
+pub mod quality;
 pub mod reader;
 pub mod service;
 pub mod sinks;
@@ -22,7 +23,7 @@ use std::{path::Path, sync::Arc};
 use toml::de::DeTable;
 
 pub use reader::Fault;
-pub use service::{AlertsSection, ApplianceConfig, ChannelConfig, ChannelKind, HttpSection, StoreSection};
+pub use service::{AlertsSection, ApplianceConfig, ChannelConfig, HttpSection, StoreSection};
 pub use sinks::SinkConfig;
 pub use sources::SourceEntry;
 
@@ -104,21 +105,26 @@ pub fn parse(text: &str) -> Result<Config, Vec<Fault>> {
     if !errors.is_empty() {
         return Err(faults.faults(text));
     }
-    let config = read(&Section::root(table.get_ref(), &faults));
+    // What is wrong with the grids is found when they are read for good.
+    let unchecked = Section::root(table.get_ref(), &Faults::default());
+    let config = read(&Section::root(table.get_ref(), &faults), &unchecked);
     let found = faults.faults(text);
     if found.is_empty() { Ok(Config { warnings: faults.warnings(text), ..config }) } else { Err(found) }
 }
 
-fn read(root: &Section<'_>) -> Config {
+fn read(root: &Section<'_>, unchecked: &Section<'_>) -> Config {
     let appliance = service::appliance(root);
     let mut engine = EngineConfig { streams: streams::read(root), ..EngineConfig::default() };
     let all: Vec<Arc<Stream>> = engine.streams.iter().map(|lane| Arc::clone(&lane.stream)).collect();
     let sources = sources::read(root, &all, &appliance.id);
     let sinks = sinks::read(root);
     let names: Vec<Arc<str>> = sinks.iter().map(|sink| Arc::clone(&sink.id)).collect();
-    engine.pipelines = pipelines::read(root, &engine.streams, &names);
+    let summaries = voxels::summaries(unchecked, &engine.streams);
+    let readable: Vec<StreamConfig> = engine.streams.iter().chain(&summaries).cloned().collect();
+    engine.pipelines = pipelines::read(root, &readable, &names);
     engine.grids = voxels::read(root, &engine);
-    let alerts = service::alerts(root);
+    voxels::link(&mut engine, &summaries);
+    let alerts = service::alerts(root, &appliance.id, &names);
     engine.alerts = alerts.book;
     let config = Config {
         appliance,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    charts,
+    charts, quality,
     reader::{At, Faults, Section, Value, nearest},
     service::SEVERITIES,
     streams::{not_negative, positive},
@@ -68,6 +68,7 @@ fn pipeline(
             section.fault(format!("`{}` is used twice in this pipeline: give each chart its own id", chart.id()));
         }
     }
+    let thresholds = items("thresholds").iter().filter_map(|item| quality::threshold(item, &extended, &mut used)).collect();
     let checkpoints = items("checkpoints").iter().filter_map(|item| checkpoint(&item.section()?, &extended, &mut used)).collect();
     section.finish();
     Some(PipelineConfig {
@@ -81,6 +82,7 @@ fn pipeline(
         joins,
         patterns,
         charts,
+        thresholds,
     })
 }
 
@@ -101,7 +103,7 @@ fn known_sinks(section: &Section<'_>, sinks: &[Arc<str>]) -> Vec<Arc<str>> {
 }
 
 /// The text of an expression that compiles; a fault at its place otherwise.
-fn expression(value: &Value<'_>, stream: &Stream, want: Type) -> Option<String> {
+pub fn expression(value: &Value<'_>, stream: &Stream, want: Type) -> Option<String> {
     let text = value.string()?;
     compiles(&At { value: text, span: value.span.clone() }, stream, want, &value.faults)
 }
@@ -137,7 +139,8 @@ fn derived(section: &Section<'_>, stream: &Stream) -> (Vec<(Arc<str>, String)>, 
     (derive, extended)
 }
 
-fn group_by(section: &Section<'_>, key: &str, stream: &Stream) -> Vec<Arc<str>> {
+/// The tags in `key` that the stream has.
+pub fn group_by(section: &Section<'_>, key: &str, stream: &Stream) -> Vec<Arc<str>> {
     section
         .strings(key)
         .into_iter()

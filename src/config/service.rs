@@ -1,6 +1,7 @@
 //! The tables about the appliance itself: `[appliance] [store] [checkpoints] [alerts] [api] [metrics]`.
 
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
     sync::Arc,
@@ -9,9 +10,14 @@ use std::{
 
 use super::{
     reader::{Section, Value},
-    streams::not_negative,
+    streams::{not_negative, positive},
 };
-use crate::{model::Severity, quality::alert::AlertConfig};
+use crate::{
+    deliver::channel::{Far, email, mqtt, webhook},
+    ingest::MqttUrl,
+    model::Severity,
+    quality::alert::AlertConfig,
+};
 
 const SECOND_NS: i64 = 1_000_000_000;
 
@@ -40,45 +46,19 @@ pub struct StoreSection {
 /// An alert channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelConfig {
+    /// By which the store knows how far it has come.
+    pub id: Arc<str>,
     /// Where alerts go.
-    pub kind: ChannelKind,
+    pub far: Far,
     /// Less severe alerts are not sent.
     pub min_severity: Severity,
-}
-
-/// Where alerts go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChannelKind {
-    /// An HTTP POST of the alert's JSON.
-    Webhook {
-        /// The address.
-        url: String,
-    },
-    /// A message with the alert's JSON.
-    Mqtt {
-        /// The broker.
-        url: String,
-        /// The topic.
-        topic: String,
-    },
-    /// A mail.
-    Email {
-        /// The mail server as `host:port`.
-        server: String,
-        /// The sender.
-        from: String,
-        /// The receivers.
-        to: Vec<String>,
-    },
 }
 
 /// `[alerts]`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AlertsSection {
-    /// Cooldown.
+    /// Cooldown, and when an alert that nobody acknowledged is raised again, one severity higher.
     pub book: AlertConfig,
-    /// Unacknowledged alerts are raised again, one severity higher, after this time.
-    pub escalate_after_ns: Option<i64>,
     /// Where they go besides the outbox.
     pub channels: Vec<ChannelConfig>,
 }
@@ -137,17 +117,18 @@ pub const SEVERITIES: [(&str, Severity); 4] =
     [("low", Severity::Low), ("medium", Severity::Medium), ("high", Severity::High), ("critical", Severity::Critical)];
 
 /// Reads `[alerts]`.
-pub fn alerts(root: &Section<'_>) -> AlertsSection {
+pub fn alerts(root: &Section<'_>, appliance: &str, sinks: &[Arc<str>]) -> AlertsSection {
     let mut alerts = AlertsSection::default();
     let Some(section) = root.section("alerts") else { return alerts };
     alerts.book.cooldown_ns = not_negative(&section, "cooldown", alerts.book.cooldown_ns);
-    alerts.escalate_after_ns = section.get("escalate_after").and_then(|value| value.duration());
+    alerts.book.escalate_after_ns = section.has("escalate_after").then(|| positive(&section, "escalate_after")).flatten();
     let channels = section.get("channels").map_or_else(Vec::new, |value| value.items());
-    alerts.channels = channels.iter().filter_map(channel).collect();
+    let mut used = sinks.iter().map(ToString::to_string).collect();
+    alerts.channels = channels.iter().filter_map(|value| channel(value, appliance, &mut used)).collect();
     alerts
 }
 
-fn channel(value: &Value<'_>) -> Option<ChannelConfig> {
+fn channel(value: &Value<'_>, appliance: &str, used: &mut BTreeSet<String>) -> Option<ChannelConfig> {
     #[derive(Clone, Copy)]
     enum Kind {
         Webhook,
@@ -157,22 +138,70 @@ fn channel(value: &Value<'_>) -> Option<ChannelConfig> {
     let section = value.section()?;
     let kind = section.required("type")?.choice(&[("webhook", Kind::Webhook), ("mqtt", Kind::Mqtt), ("email", Kind::Email)])?;
     let min_severity = section.choice_or("min_severity", &SEVERITIES, Severity::High);
-    let kind = match kind {
-        Kind::Webhook => {
-            let url = section.required_string("url")?;
-            if !url.starts_with("http://") && !url.starts_with("https://") {
-                section.fault_at("url", format!("`{url}` is no web address: start it with http:// or https://"));
-            }
-            ChannelKind::Webhook { url }
-        }
-        Kind::Mqtt => ChannelKind::Mqtt { url: section.required_string("url")?, topic: section.required_string("topic")? },
-        Kind::Email => ChannelKind::Email {
-            server: section.required_string("server")?,
-            from: section.required_string("from")?,
-            to: section.strings("to").into_iter().map(|to| to.value).collect(),
-        },
+    let name = section.string("name");
+    let far = match kind {
+        Kind::Webhook => webhook(&section)?,
+        Kind::Mqtt => mqtt(&section, appliance)?,
+        Kind::Email => email(&section)?,
     };
-    Some(ChannelConfig { kind, min_severity })
+    let mut id = name.clone().unwrap_or_else(|| format!("alerts-{}", far.kind()));
+    let first = id.clone();
+    for number in 2.. {
+        if used.insert(id.clone()) {
+            break;
+        }
+        if name.is_some() {
+            section.fault_at("name", format!("`{first}` is used twice: give each channel and sink its own name"));
+            break;
+        }
+        id = format!("{first}-{number}");
+    }
+    Some(ChannelConfig { id: id.as_str().into(), far, min_severity })
+}
+
+fn webhook(section: &Section<'_>) -> Option<Far> {
+    let url = section.required_string("url")?;
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        section.fault_at("url", format!("`{url}` is no web address: start it with http:// or https://"));
+    }
+    Some(Far::Webhook(webhook::Settings { url }))
+}
+
+fn mqtt(section: &Section<'_>, appliance: &str) -> Option<Far> {
+    let (address, topic) = (section.required_string("url")?, section.required_string("topic")?);
+    let client_id = section.string_or("client_id", &format!("{appliance}-alerts"));
+    let password = secret(section, "password").unwrap_or_default();
+    let credentials = section.string("username").map(|user| (user, password));
+    if topic.is_empty() || topic.contains(['+', '#']) {
+        section.fault_at("topic", format!("`{topic}` is no topic to publish to: leave out `+` and `#`"));
+    }
+    match address.parse::<MqttUrl>() {
+        Ok(MqttUrl { tls: true, .. }) => {
+            section.fault_at("url", "alerts go over plain MQTT: write mqtt://, or use a webhook with https://");
+            None
+        }
+        Ok(MqttUrl { host, port, .. }) => Some(Far::Mqtt(mqtt::Settings { host, port, client_id, credentials, topic })),
+        Err(error) => {
+            section.fault_at("url", error.to_string());
+            None
+        }
+    }
+}
+
+fn email(section: &Section<'_>) -> Option<Far> {
+    let (server, from) = (section.required_string("server")?, section.required_string("from")?);
+    let to: Vec<String> = section.strings("to").into_iter().map(|to| to.value).collect();
+    let is_address = |text: &str| text.contains('@') && !text.contains(|c: char| c.is_whitespace() || "<>".contains(c));
+    if !is_address(&from) {
+        section.fault_at("from", format!("`{from}` is no mail address"));
+    }
+    if to.is_empty() || to.iter().any(|to| !is_address(to)) {
+        section.fault_at("to", "`to` is a list of at least one mail address");
+    }
+    if server.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        section.fault_at("server", format!("`{server}` is no mail server: write host:port, such as mail.example:25"));
+    }
+    Some(Far::Email(email::Settings { server, from, to }))
 }
 
 /// Reads `[api]` and `[metrics]`.

@@ -35,9 +35,10 @@ fn stream(name: &At<String>, section: &Section<'_>) -> StreamConfig {
         section.fault_at("time", format!("`{time_field}` is both the time and a signal or tag"));
     }
     let (buffer_rows, window_rows) = buffer(section);
+    let watch = super::quality::watch(section, &signals);
     let stream =
         Stream { id: name.value.as_str().into(), signals, tags, time_field: time_field.as_str().into(), time_unit, time_missing };
-    StreamConfig { stream: Arc::new(stream), watermark: watermark(section), buffer_rows, window_rows }
+    StreamConfig { stream: Arc::new(stream), watermark: watermark(section), buffer_rows, window_rows, watch }
 }
 
 fn signals(section: &Section<'_>, used: &mut BTreeSet<String>) -> Vec<Signal> {

@@ -163,7 +163,7 @@ const DISTINCT_MAX: usize = 1_000_000;
 pub enum Accumulator {
     /// A number of rows or values.
     Count(u64),
-    /// Sum with its compensation, and how many.
+    /// Sum with its compensation, and how many: also the mean.
     Sum(f64, f64, u64),
     /// Count, mean, sum of squared deviations.
     Moments(u64, f64, f64),
@@ -174,7 +174,7 @@ pub enum Accumulator {
     /// Time, number and value of the latest row.
     Last(Option<(i64, u64, f64)>),
     /// Values by size.
-    Sketch(Sketch),
+    Sketch(Box<Sketch>),
     /// Different numbers, by their bits.
     Numbers(BTreeSet<u64>),
     /// Different texts.
@@ -186,12 +186,12 @@ impl Aggregate {
     pub fn start(&self) -> Accumulator {
         match self.function {
             Function::Count => Accumulator::Count(0),
-            Function::Sum => Accumulator::Sum(0.0, 0.0, 0),
-            Function::Mean | Function::Variance | Function::Stddev => Accumulator::Moments(0, 0.0, 0.0),
+            Function::Sum | Function::Mean => Accumulator::Sum(0.0, 0.0, 0),
+            Function::Variance | Function::Stddev => Accumulator::Moments(0, 0.0, 0.0),
             Function::Min | Function::Max | Function::Range => Accumulator::Extremes(f64::INFINITY, f64::NEG_INFINITY),
             Function::First => Accumulator::First(None),
             Function::Last => Accumulator::Last(None),
-            Function::Quantile(_) => Accumulator::Sketch(Sketch::default()),
+            Function::Quantile(_) => Accumulator::Sketch(Box::default()),
             Function::Distinct if matches!(self.column, Column::Tag(_)) => Accumulator::Texts(BTreeSet::new()),
             Function::Distinct => Accumulator::Numbers(BTreeSet::new()),
         }
@@ -215,21 +215,34 @@ impl Aggregate {
         }
     }
 
+    /// Adds row `rows[i]` of `batch` to the accumulator at `places[i]`.
+    pub(super) fn add_rows(&self, cells: &mut [Accumulator], batch: &Batch, rows: &[u32], places: &[u32]) {
+        let Column::Signal(signal) = self.column else {
+            for (row, place) in rows.iter().zip(places) {
+                self.add(&mut cells[*place as usize], batch, *row as usize);
+            }
+            return;
+        };
+        let values = &batch.signals[signal];
+        let ordered = matches!(self.function, Function::First | Function::Last);
+        for (row, place) in rows.iter().zip(places) {
+            let row = *row as usize;
+            let value = values[row];
+            if !value.is_nan() {
+                let (time, seq) = if ordered { (batch.time[row], batch.seq(row).0) } else { (0, 0) };
+                cells[*place as usize].add_value(value, time, seq);
+            }
+        }
+    }
+
     /// What the accumulator says.
     pub fn value(&self, accumulator: &Accumulator) -> Number {
         let real = |value: f64| if value.is_finite() { Number::Real(value) } else { Number::Null };
         match (self.function, accumulator) {
             (_, Accumulator::Count(count)) => Number::Integer(*count as i64),
-            (_, Accumulator::Sum(_, _, 0)) => Number::Null,
+            (_, Accumulator::Sum(_, _, 0) | Accumulator::Moments(0 | 1, ..)) => Number::Null,
+            (Function::Mean, Accumulator::Sum(sum, compensation, count)) => real((sum + compensation) / *count as f64),
             (_, Accumulator::Sum(sum, compensation, _)) => real(sum + compensation),
-            (Function::Mean, Accumulator::Moments(count, mean, _)) => {
-                if *count == 0 {
-                    Number::Null
-                } else {
-                    real(*mean)
-                }
-            }
-            (_, Accumulator::Moments(0 | 1, ..)) => Number::Null,
             (Function::Stddev, Accumulator::Moments(count, _, m2)) => real((m2 / (count - 1) as f64).sqrt()),
             (_, Accumulator::Moments(count, _, m2)) => real(m2 / (count - 1) as f64),
             (Function::Min, Accumulator::Extremes(min, _)) => real(*min),
@@ -245,6 +258,7 @@ impl Aggregate {
 }
 
 impl Accumulator {
+    #[inline]
     fn add_value(&mut self, value: f64, time: i64, seq: u64) {
         match self {
             Self::Count(count) => *count += 1,

@@ -16,14 +16,13 @@
 //! Ids: `join:{pipeline}:{join}:{left seq}:{right seq or -}`, `late:{pipeline}:{join}:{seq}`. Rows of the future
 //! ([`Flags::FUTURE`]) are passed over.
 
-mod keys;
 mod side;
 
 use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use keys::{KeyCache, KeyTable};
+use super::keys::{KeyCache, KeyTable};
 pub use side::SideSnapshot;
 use side::{Freed, Side};
 

@@ -1,20 +1,30 @@
 //! Event time: watermarks, windows, aggregates, joins, patterns.
 //!
 //! - [`watermark`]: how far event time has come, by source partition and together.
-//! - [`window`]: which windows a row belongs to; [`aggregate`], [`sketch`]: what they say about their rows.
+//! - [`window`]: which windows a row belongs to; [`slices`]: the pieces of time they share.
+//! - [`aggregate`], [`lanes`], [`sketch`]: what windows say about their rows.
+//! - [`operator`], [`panes`], [`session`]: windows over rows, fired and freed by the watermark.
 //! - [`join`]: rows of two streams that belong together; [`pattern`]: rows that follow each other.
-//! - [`operator`], [`session`]: windows over rows, fired and freed by the watermark.
+//! - [`drive`](mod@drive), [`timed`]: rows and watermark to the operators, each row before the watermark moves from it.
 
 pub mod aggregate;
+pub mod drive;
 pub mod join;
+mod keys;
+pub mod lanes;
+mod maker;
 pub mod operator;
+pub mod panes;
 pub mod pattern;
 pub mod session;
 pub mod sketch;
+pub mod slices;
+pub mod timed;
 pub mod watermark;
 pub mod window;
 
 pub use aggregate::{Aggregate, AggregateError, Function};
+pub use drive::{Flow, Timed, drive};
 pub use operator::{OpenWindow, WindowOperator, WindowState};
 pub use watermark::{AllIdle, Partition, Ticked, WatermarkConfig, WatermarkMode, Watermarks, WatermarksState};
 pub use window::{Accumulation, WindowConfig, WindowError, WindowKind};

@@ -1,47 +1,25 @@
-//! Windows over rows: panes of accumulators per window and key, fired and freed by the watermark.
+//! Windows over rows, fired and freed by the watermark.
 //!
 //! A window fires when the watermark reaches its end, once per key that has rows; it is freed when the watermark reaches its end plus the
 //! allowed lateness. A row that lands in a window that has fired fires it again at once, with the next revision; a row whose windows have all
-//! been freed is late, and reported. Sessions are in `session`.
+//! been freed is late, and reported. Tumbling and sliding windows are put together from [`super::panes`]; sessions are in [`super::session`].
 //!
 //! Firings come in the order end, start, key (null before text). Nothing that is put out depends on where batches were cut.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    ops::Range,
-    sync::Arc,
-};
+use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Accumulation, Aggregate, Function, WindowConfig, WindowError, WindowKind, aggregate::Accumulator, session::Sessions,
-    sketch::RELATIVE_ERROR, window::floor_to,
+    Accumulation, WindowConfig, WindowError,
+    keys::{KeyMemo, KeyTable, KeyTexts},
+    lanes::{Pane, Plan},
+    maker::Maker,
+    panes::{Panes, Spoken},
+    session::{Sessions, SessionsState},
+    slices::{Slice, Slices},
 };
-use crate::model::{Batch, Body, Flags, Key, LateRow, Output, Seq, Stream, Timestamp, WindowResult};
-
-/// The values of the grouping tags.
-pub(super) type KeyTexts = Vec<Option<Arc<str>>>;
-
-/// What is known of one window and key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Cell {
-    pub accumulators: Vec<Accumulator>,
-    pub rows: u64,
-    /// The revision of the next firing.
-    pub revision: u32,
-    /// Rows came since the last firing.
-    pub fresh: bool,
-}
-
-/// What turns cells into results.
-#[derive(Debug, Clone)]
-pub(super) struct Maker {
-    pipeline: Arc<str>,
-    pub config: WindowConfig,
-    tags: Vec<usize>,
-    errors: BTreeMap<Arc<str>, f64>,
-}
+use crate::model::{Batch, Flags, Key, Output, Seq, Stream, Timestamp};
 
 /// A window that is open, for people.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,14 +36,21 @@ pub struct OpenWindow {
     pub rows: u64,
 }
 
-/// Panes by (end, start), then by key.
-type Panes = BTreeMap<(i64, i64), BTreeMap<KeyTexts, Cell>>;
+/// What a checkpoint keeps of a key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KeyState {
+    key: KeyTexts,
+    panes: Vec<(i64, Pane)>,
+    spoken: Vec<(i64, Spoken)>,
+}
 
 /// What a checkpoint keeps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WindowState {
-    panes: Panes,
-    sessions: Sessions,
+    cut: Option<(i64, i64, i64, bool)>,
+    watermark: i64,
+    keys: Vec<KeyState>,
+    sessions: SessionsState,
     late: u64,
     fired: u64,
 }
@@ -74,93 +59,21 @@ pub struct WindowState {
 #[derive(Debug)]
 pub struct WindowOperator {
     maker: Maker,
-    state: WindowState,
-}
-
-impl Maker {
-    pub(super) fn key_of(&self, batch: &Batch, row: usize) -> KeyTexts {
-        self.tags.iter().map(|tag| batch.tags[*tag].get(row).cloned()).collect()
-    }
-
-    pub(super) fn cell(&self) -> Cell {
-        let accumulators = self.config.aggregates.iter().map(|(_, aggregate)| aggregate.start()).collect();
-        Cell { accumulators, rows: 0, revision: 0, fresh: false }
-    }
-
-    pub(super) fn add(&self, cell: &mut Cell, batch: &Batch, row: usize) {
-        for ((_, aggregate), accumulator) in self.config.aggregates.iter().zip(&mut cell.accumulators) {
-            aggregate.add(accumulator, batch, row);
-        }
-        cell.rows += 1;
-        cell.fresh = true;
-    }
-
-    /// The id of the last firing of a cell.
-    pub(super) fn id(&self, key: &KeyTexts, start: i64, end: i64, revision: u32) -> String {
-        format!("window:{}:{}:{}:{start}:{end}:{revision}", self.pipeline, self.config.id, key_text(&self.config.group_by, key))
-    }
-
-    /// Fires `cell`.
-    pub(super) fn fire(
-        &self,
-        key: &KeyTexts,
-        bounds: (i64, i64),
-        cell: &mut Cell,
-        replaces: Vec<String>,
-        at: Seq,
-        out: &mut Vec<Output>,
-    ) {
-        let (start, end) = bounds;
-        let values = self
-            .config
-            .aggregates
-            .iter()
-            .zip(&cell.accumulators)
-            .map(|((name, aggregate), accumulator)| (Arc::clone(name), aggregate.value(accumulator)))
-            .collect();
-        let body = WindowResult {
-            window: Arc::clone(&self.config.id),
-            start: Timestamp(start),
-            end: Timestamp(end),
-            key: self.config.group_by.iter().cloned().zip(key.iter().cloned()).collect(),
-            values,
-            revision: cell.revision,
-            replaces,
-            errors: self.errors.clone(),
-        };
-        out.push(Output::new(self.id(key, start, end, cell.revision), &self.pipeline, at, Body::Window(body)));
-        cell.revision += 1;
-        cell.fresh = false;
-        if self.config.accumulation == Accumulation::Discarding {
-            cell.accumulators = self.cell().accumulators;
-        }
-    }
-
-    /// Reports a row that is late for every window it belongs to.
-    pub(super) fn late(&self, batch: &Batch, row: usize, out: &mut Vec<Output>) {
-        let seq = batch.seq(row);
-        let id = format!("late:{}:{}:{}", self.pipeline, self.config.id, seq.0);
-        let body = LateRow { window: Arc::clone(&self.config.id), row: batch.row(row) };
-        out.push(Output::new(id, &self.pipeline, seq, Body::Late(body)));
-    }
-
-    /// Whether the window that ends at `end` is gone.
-    pub(super) fn is_freed(&self, end: i64, watermark: i64) -> bool {
-        end.saturating_add(self.config.allowed_lateness_ns) <= watermark
-    }
-}
-
-/// A key as it stands in ids.
-fn key_text(names: &[Arc<str>], key: &KeyTexts) -> String {
-    let parts = names.iter().zip(key).map(|(name, value)| match value {
-        Some(value) => format!("{}={}", escape(name), escape(value)),
-        None => escape(name),
-    });
-    parts.collect::<Vec<_>>().join(",")
-}
-
-fn escape(text: &str) -> String {
-    text.replace('%', "%25").replace(':', "%3A").replace('=', "%3D").replace(',', "%2C")
+    /// None for sessions.
+    slices: Option<Slices>,
+    panes: Panes,
+    keys: KeyTable,
+    memo: KeyMemo,
+    /// Key numbers by their texts, as of a version of the table.
+    order: (u64, Vec<u32>),
+    sessions: Sessions,
+    watermark: i64,
+    late: u64,
+    fired: u64,
+    /// Rows that have a place but are not added yet.
+    pending: (Vec<u32>, Vec<u32>),
+    /// A window was fired while open, and discards: what comes into it is kept apart too.
+    apart: bool,
 }
 
 impl WindowOperator {
@@ -168,151 +81,276 @@ impl WindowOperator {
     ///
     /// # Errors
     /// A specification that makes no sense, or a tag that the stream does not have.
+    #[expect(clippy::needless_pass_by_value, reason = "as the other operators")]
     pub fn new(pipeline: Arc<str>, config: WindowConfig, stream: &Stream) -> Result<Self, WindowError> {
         config.check()?;
         let tag = |name: &Arc<str>| {
             let message = format!("the stream `{}` has no tag `{name}`: declare it in `tags`", stream.id);
             stream.tag(name).ok_or(WindowError { key: "group_by", message })
         };
-        let tags = config.group_by.iter().map(tag).collect::<Result<_, _>>()?;
-        let is_quantile = |aggregate: &Aggregate| matches!(aggregate.function, Function::Quantile(_));
-        let errors = config
-            .aggregates
-            .iter()
-            .filter(|(_, aggregate)| is_quantile(aggregate))
-            .map(|(name, _)| (Arc::clone(name), RELATIVE_ERROR))
-            .collect();
-        let state = WindowState { panes: Panes::new(), sessions: Sessions::default(), late: 0, fired: 0 };
-        Ok(Self { maker: Maker { pipeline, config, tags, errors }, state })
+        let tags: Vec<usize> = config.group_by.iter().map(tag).collect::<Result<_, _>>()?;
+        let plan = Plan::new(config.aggregates.iter().map(|(_, aggregate)| *aggregate));
+        let slices = Slices::of(&config);
+        Ok(Self {
+            sessions: Sessions::new(&config, plan.clone(), tags.clone()),
+            maker: Maker::new(&pipeline, config, plan.clone()),
+            slices,
+            panes: Panes::new(plan),
+            keys: KeyTable::default(),
+            memo: KeyMemo::new(tags),
+            order: (0, Vec::new()),
+            watermark: i64::MIN,
+            late: 0,
+            fired: 0,
+            pending: (Vec::new(), Vec::new()),
+            apart: false,
+        })
     }
 
     /// The specification.
     pub fn config(&self) -> &WindowConfig {
-        &self.maker.config
+        self.maker.config()
     }
 
     /// The smallest watermark above `watermark` at which anything can happen, if rows from `earliest` on go in first.
     pub fn quiet_until(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp {
-        let rows = self.bound_after(earliest, watermark);
+        let rows = match &self.slices {
+            Some(slices) => {
+                let lateness_ns = self.config().allowed_lateness_ns;
+                let end = slices.next_end(watermark.0.max(earliest.0));
+                let freed = slices.next_end(watermark.0.saturating_sub(lateness_ns).max(earliest.0)).saturating_add(lateness_ns);
+                Timestamp(end.min(freed).max(watermark.0.saturating_add(1)))
+            }
+            None => earliest.saturating_add(self.sessions.shortest_ns()),
+        };
         self.deadline().map_or(rows, |deadline| deadline.min(rows))
     }
 
-    /// The first end, or end plus lateness, after `watermark` of any window that a row from `earliest` on may belong to.
-    fn bound_after(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp {
-        let config = &self.maker.config;
-        let (size_ns, step_ns) = match config.kind {
-            WindowKind::Tumbling { size_ns, .. } if config.timezone.is_none() => (size_ns, size_ns),
-            WindowKind::Sliding { size_ns, slide_ns } => (size_ns, slide_ns),
-            _ => return earliest.saturating_add(1),
-        };
-        let next = |shift_ns: i64| {
-            // Ends are at offset + size + k · step; the row's own time is before the end of its windows.
-            let after =
-                watermark.0.max(earliest.0.saturating_sub(1).min(i64::MAX - 1)).saturating_sub(shift_ns).max(i64::MIN + step_ns);
-            let from = if watermark.0.saturating_sub(shift_ns) >= earliest.0.saturating_sub(1) {
-                watermark.0.saturating_sub(shift_ns).max(i64::MIN + step_ns)
-            } else {
-                after
-            };
-            let bound = floor_to(from, step_ns, config.offset_ns.wrapping_add(size_ns)).saturating_add(step_ns);
-            bound.saturating_add(shift_ns)
-        };
-        let ends = next(0);
-        let bound = if config.allowed_lateness_ns > 0 { ends.min(next(config.allowed_lateness_ns)) } else { ends };
-        Timestamp(bound.max(watermark.0.saturating_add(1)))
+    /// The last window that has been freed when the watermark is at `watermark`.
+    fn freed(&self, slices: &Slices) -> i64 {
+        match self.watermark {
+            i64::MAX => i64::MAX,
+            watermark => slices.ended(watermark.saturating_sub(self.config().allowed_lateness_ns)),
+        }
     }
 
     /// Takes in rows while the watermark stands at `watermark`.
     pub fn push(&mut self, batch: &Batch, rows: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
+        if rows.is_empty() {
+            return;
+        }
+        if watermark.0 > self.watermark {
+            let fired = out.len();
+            self.advance(watermark, out);
+            out[fired..].iter_mut().for_each(|output| output.at = batch.seq(rows.start));
+        }
+        match self.slices.take() {
+            Some(slices) => {
+                self.push_sliced(&slices, batch, rows, out);
+                self.slices = Some(slices);
+            }
+            None => self.push_sessions(batch, rows, out),
+        }
+    }
+
+    fn push_sliced(&mut self, slices: &Slices, batch: &Batch, rows: Range<usize>, out: &mut Vec<Output>) {
+        let (ended, freed) = (slices.ended(self.watermark), self.freed(slices));
+        let mut slice = Slice { number: 0, start: 0, end: 0, first: 0, last: -1 };
+        let flagged = batch.flags.is_some();
         for row in rows {
-            if batch.flags(row).has(Flags::FUTURE) {
+            if flagged && batch.flags(row).has(Flags::FUTURE) {
                 continue;
             }
-            let taken = match self.maker.config.kind {
-                WindowKind::Tumbling { .. } => {
-                    let bounds = self.maker.config.tumbling(batch.time[row]);
-                    self.add(batch, row, bounds, watermark, out)
-                }
-                WindowKind::Sliding { size_ns, slide_ns } => self.slide(batch, row, (size_ns, slide_ns), watermark, out),
-                WindowKind::Session { gap_ns, max_duration_ns } => {
-                    self.state.sessions.push(&self.maker, (gap_ns, max_duration_ns), batch, row, watermark.0, out)
-                }
-            };
-            if !taken {
-                self.state.late += 1;
+            let time = batch.time[row];
+            if time < slice.start || time >= slice.end {
+                slice = slices.around(time);
+            }
+            if slice.last < slice.first {
+                continue;
+            }
+            if slice.last <= freed {
+                self.late += 1;
+                self.maker.late(batch, row, out);
+                continue;
+            }
+            let key = self.memo.number(batch, row, &mut self.keys);
+            if slice.first <= ended {
+                self.revise(slices, batch, row, key, slice, (freed, ended), out);
+            } else {
+                let place = self.panes.place(key, slice.number);
+                self.pending.0.push(row as u32);
+                self.pending.1.push(place);
+            }
+            if self.apart {
+                self.keep_apart(batch, row, key, slice, ended);
+            }
+        }
+        self.flush(batch);
+    }
+
+    fn push_sessions(&mut self, batch: &Batch, rows: Range<usize>, out: &mut Vec<Output>) {
+        for row in rows.filter(|row| !batch.flags(*row).has(Flags::FUTURE)) {
+            let before = out.len();
+            if self.sessions.push(&self.maker, batch, row, self.watermark, out) {
+                self.fired += (out.len() - before) as u64;
+            } else {
+                self.late += 1;
                 self.maker.late(batch, row, out);
             }
         }
     }
 
-    /// Adds the row to every window it belongs to; whether it need not be reported as late.
-    fn slide(
-        &mut self,
-        batch: &Batch,
-        row: usize,
-        (size_ns, slide_ns): (i64, i64),
-        watermark: Timestamp,
-        out: &mut Vec<Output>,
-    ) -> bool {
-        let time = batch.time[row];
-        let mut start = floor_to(time, slide_ns, self.maker.config.offset_ns);
-        let mut windows = Vec::new();
-        while start > time.saturating_sub(size_ns) {
-            windows.push((start, start.saturating_add(size_ns)));
-            let Some(before) = start.checked_sub(slide_ns) else { break };
-            start = before;
-        }
-        let mut taken = windows.is_empty();
-        for bounds in windows.into_iter().rev() {
-            taken |= self.add(batch, row, bounds, watermark, out);
-        }
-        taken
+    fn flush(&mut self, batch: &Batch) {
+        self.panes.add(batch, &self.pending.0, &self.pending.1);
+        self.pending.0.clear();
+        self.pending.1.clear();
     }
 
-    fn add(&mut self, batch: &Batch, row: usize, (start, end): (i64, i64), watermark: Timestamp, out: &mut Vec<Output>) -> bool {
-        if self.maker.is_freed(end, watermark.0) {
-            return false;
+    /// Adds a row to windows of which the first have fired, which fires those again.
+    #[expect(clippy::too_many_arguments, reason = "the row, and what its windows are made of")]
+    fn revise(
+        &mut self,
+        slices: &Slices,
+        batch: &Batch,
+        row: usize,
+        key: u32,
+        slice: Slice,
+        (freed, ended): (i64, i64),
+        out: &mut Vec<Output>,
+    ) {
+        self.flush(batch);
+        let again = slice.first.max(freed.saturating_add(1))..=slice.last.min(ended);
+        let had: Vec<bool> = again.clone().map(|window| self.panes.any(key, slices.run(window))).collect();
+        let place = self.panes.place(key, slice.number);
+        self.panes.add(batch, &[row as u32], &[place]);
+        for (window, had) in again.zip(had) {
+            let spoken = self.panes.spoken(key).and_then(|spoken| spoken.get(&window));
+            let revision = spoken.map_or(u32::from(had), |spoken| spoken.revision);
+            let discards = self.config().accumulation == Accumulation::Discarding;
+            let alone;
+            let pane = if discards {
+                let mut pane = self.panes.plan().start();
+                self.panes.plan().add(&mut pane, batch, row);
+                alone = pane;
+                Some(&alone)
+            } else {
+                self.panes.window(key, slices.run(window))
+            };
+            let Some(pane) = pane else { continue };
+            let rows = pane.rows;
+            self.maker.fire_numbered(&self.keys, key, slices.bounds(window), revision, pane, batch.seq(row), out);
+            self.fired += 1;
+            if let Some(spoken) = self.panes.spoken_mut(key) {
+                spoken.insert(window, Spoken { revision: revision + 1, rows, since: None });
+            }
         }
-        let key = self.maker.key_of(batch, row);
-        let cells = self.state.panes.entry((end, start)).or_default();
-        let cell = match cells.entry(key.clone()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.maker.cell()),
-        };
-        self.maker.add(cell, batch, row);
-        if end <= watermark.0 {
-            self.maker.fire(&key, (start, end), cell, Vec::new(), batch.seq(row), out);
-            self.state.fired += 1;
+    }
+
+    /// Adds a row to what has come into open windows since they fired.
+    fn keep_apart(&mut self, batch: &Batch, row: usize, key: u32, slice: Slice, ended: i64) {
+        let plan = self.panes.plan().clone();
+        let Some(spoken) = self.panes.spoken_mut(key) else { return };
+        for (_, spoken) in spoken.range_mut(slice.first.max(ended.saturating_add(1))..=slice.last.max(ended.saturating_add(1))) {
+            if let Some(since) = &mut spoken.since {
+                plan.add(since, batch, row);
+            }
         }
-        true
     }
 
     /// The watermark is here now: windows that end fire, windows past their lateness are freed.
     pub fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>) {
+        if watermark.0 <= self.watermark {
+            return;
+        }
         let before = out.len();
-        for ((end, start), cells) in self.state.panes.range_mut(..=(watermark.0, i64::MAX)) {
-            for (key, cell) in cells.iter_mut().filter(|(_, cell)| cell.fresh) {
-                self.maker.fire(key, (*start, *end), cell, Vec::new(), Seq(0), out);
+        let Some(slices) = self.slices.take() else {
+            self.watermark = watermark.0;
+            self.sessions.advance(&self.maker, watermark.0, out);
+            self.fired += (out.len() - before) as u64;
+            return;
+        };
+        let from = slices.ended(self.watermark);
+        self.watermark = watermark.0;
+        self.fire(&slices, from, slices.ended(watermark.0), false, out);
+        self.fired += (out.len() - before) as u64;
+        let freed = self.freed(&slices);
+        let gone = self.panes.free_before(slices.run(freed.saturating_add(1)).0, freed);
+        if !gone.is_empty() {
+            for key in gone {
+                self.keys.release(key);
+                self.maker.forget(key);
+            }
+            self.memo.clear();
+        }
+        self.slices = Some(slices);
+    }
+
+    /// The first window after `after` that has rows.
+    fn next_window(&self, slices: &Slices, after: i64) -> Option<i64> {
+        let window = after.checked_add(1)?;
+        let (from, until) = slices.run(window);
+        let slice = self.panes.next_slice(from)?;
+        Some(if slice < until { window } else { slices.windows(slice).0.max(window) })
+    }
+
+    /// Fires the windows after `after` up to `until`, for each key that has something new.
+    fn fire(&mut self, slices: &Slices, after: i64, until: i64, open: bool, out: &mut Vec<Output>) {
+        let mut at = after;
+        while let Some(window) = self.next_window(slices, at).filter(|window| *window <= until) {
+            at = window;
+            let bounds = slices.bounds(window);
+            let run = slices.run(window);
+            self.sort_keys();
+            for index in 0..self.order.1.len() {
+                let key = self.order.1[index];
+                if self.panes.spoken(key).is_some() || open {
+                    self.fire_again(key, window, bounds, run, open, out);
+                } else if let Some(pane) = self.panes.window(key, run) {
+                    self.maker.fire_numbered(&self.keys, key, bounds, 0, pane, Seq(0), out);
+                }
             }
         }
-        while let Some(first) = self.state.panes.first_entry() {
-            if !self.maker.is_freed(first.key().0, watermark.0) {
-                break;
-            }
-            first.remove();
+    }
+
+    /// Fires a window that has, or may then have, said something before.
+    fn fire_again(&mut self, key: u32, window: i64, bounds: (i64, i64), run: (i64, i64), open: bool, out: &mut Vec<Output>) {
+        let rows = self.panes.rows(key, run);
+        let said = self.panes.spoken(key).and_then(|spoken| spoken.get(&window)).cloned();
+        if rows <= said.as_ref().map_or(0, |said| said.rows) {
+            return;
         }
-        self.state.sessions.advance(&self.maker, watermark.0, out);
-        self.state.fired += (out.len() - before) as u64;
+        let revision = said.as_ref().map_or(0, |said| said.revision);
+        let since = said.and_then(|said| said.since);
+        let pane = since.as_ref().or_else(|| self.panes.window(key, run));
+        let Some(pane) = pane else { return };
+        self.maker.fire_numbered(&self.keys, key, bounds, revision, pane, Seq(0), out);
+        if !open && revision == 0 {
+            return;
+        }
+        let apart = open && self.config().accumulation == Accumulation::Discarding;
+        self.apart |= apart;
+        let since = apart.then(|| self.panes.plan().start());
+        if let Some(spoken) = self.panes.spoken_mut(key) {
+            spoken.insert(window, Spoken { revision: revision + 1, rows, since });
+        }
+    }
+
+    fn sort_keys(&mut self) {
+        if self.order.0 != self.keys.version() {
+            self.order = (self.keys.version(), self.keys.sorted());
+        }
     }
 
     /// Fires every open window that has something new, and keeps it.
     pub fn fire_open(&mut self, out: &mut Vec<Output>) {
-        for ((end, start), cells) in &mut self.state.panes {
-            for (key, cell) in cells.iter_mut().filter(|(_, cell)| cell.fresh) {
-                self.maker.fire(key, (*start, *end), cell, Vec::new(), Seq(0), out);
-            }
+        let before = out.len();
+        if let Some(slices) = self.slices.take() {
+            let last = self.panes.last_slice().map_or(i64::MIN, |slice| slices.windows(slice).1);
+            self.fire(&slices, slices.ended(self.watermark), last, true, out);
+            self.slices = Some(slices);
         }
-        self.state.sessions.fire_open(&self.maker, out);
+        self.sessions.fire_open(&self.maker, out);
+        self.fired += (out.len() - before) as u64;
     }
 
     /// The end of input: every window closes.
@@ -322,55 +360,120 @@ impl WindowOperator {
 
     /// The earliest watermark at which a window that is open fires or is freed.
     pub fn deadline(&self) -> Option<Timestamp> {
-        let lateness = self.maker.config.allowed_lateness_ns;
-        let fires = |(end, cells): (i64, &BTreeMap<KeyTexts, Cell>)| {
-            if cells.values().any(|cell| cell.fresh) { end } else { end.saturating_add(lateness) }
-        };
-        let panes = if lateness == 0 {
-            self.state.panes.first_key_value().map(|((end, _), _)| *end)
-        } else {
-            self.state.panes.iter().map(|((end, _), cells)| fires((*end, cells))).min()
-        };
-        panes.into_iter().chain(self.state.sessions.deadline(&self.maker)).min().map(Timestamp)
+        let Some(slices) = &self.slices else { return self.sessions.deadline().map(Timestamp) };
+        let fires = self.next_window(slices, slices.ended(self.watermark)).map(|window| slices.bounds(window).1);
+        let lateness_ns = self.config().allowed_lateness_ns;
+        if lateness_ns == 0 {
+            return fires.map(Timestamp);
+        }
+        let first =
+            self.panes.next_slice(i64::MIN).map(|slice| slices.bounds(slices.windows(slice).1).1.saturating_add(lateness_ns));
+        fires.into_iter().chain(first).min().map(Timestamp)
+    }
+
+    /// The windows of `key` that are not freed and have rows, in order.
+    fn open_of(&self, slices: &Slices, key: u32) -> Vec<Range<i64>> {
+        let mut next = self.freed(slices).saturating_add(1);
+        let mut open = Vec::new();
+        for slice in self.panes.slices_of(key) {
+            let (first, last) = slices.windows(slice);
+            let (first, end) = (first.max(next), last.saturating_add(1));
+            if first < end {
+                open.push(first..end);
+                next = end;
+            }
+        }
+        open
     }
 
     /// Windows (with keys) that are open.
     pub fn open_count(&self) -> usize {
-        self.state.panes.values().map(BTreeMap::len).sum::<usize>() + self.state.sessions.len()
+        let Some(slices) = &self.slices else { return self.sessions.len() };
+        let of = |key: u32| self.open_of(slices, key).into_iter().map(|run| run.end.abs_diff(run.start) as usize).sum::<usize>();
+        self.keys.numbers().map(of).sum()
     }
 
     /// The first open windows, by end and start.
     pub fn open_windows(&self, limit: usize) -> Vec<OpenWindow> {
-        let panes = self
-            .state
-            .panes
-            .iter()
-            .flat_map(|((end, start), cells)| cells.iter().map(move |(key, cell)| (*start, *end, key, cell)));
-        panes
-            .chain(self.state.sessions.open())
-            .take(limit)
-            .map(|(start, end, key, cell)| OpenWindow {
-                window: Arc::clone(&self.maker.config.id),
-                start: Timestamp(start),
-                end: Timestamp(end),
-                key: self.maker.config.group_by.iter().cloned().zip(key.iter().cloned()).collect(),
-                rows: cell.rows,
-            })
-            .collect()
+        let make = |(start, end): (i64, i64), key: Key, rows| OpenWindow {
+            window: Arc::clone(&self.config().id),
+            start: Timestamp(start),
+            end: Timestamp(end),
+            key,
+            rows,
+        };
+        let names = &self.config().group_by;
+        let Some(slices) = &self.slices else {
+            let shown = |key: &KeyTexts| names.iter().cloned().zip(key.iter().cloned()).collect();
+            return self.sessions.open().take(limit).map(|(bounds, key, rows)| make(bounds, shown(key), rows)).collect();
+        };
+        let mut open: Vec<(i64, &KeyTexts, u32)> = Vec::new();
+        for key in self.keys.numbers() {
+            let windows = self.open_of(slices, key).into_iter().flatten().take(limit);
+            open.extend(windows.map(|window| (window, self.keys.texts(key), key)));
+        }
+        open.sort_unstable();
+        let one = |(window, _, key): (i64, &KeyTexts, u32)| {
+            make(slices.bounds(window), self.keys.shown(key, names), self.panes.rows(key, slices.run(window)))
+        };
+        open.into_iter().take(limit).map(one).collect()
     }
 
     /// Rows that came too late.
     pub fn late_count(&self) -> u64 {
-        self.state.late
+        self.late
+    }
+
+    /// Firings so far.
+    pub fn fired_count(&self) -> u64 {
+        self.fired
     }
 
     /// What a checkpoint keeps.
     pub fn snapshot(&self) -> WindowState {
-        self.state.clone()
+        let of = |key: u32| KeyState {
+            key: self.keys.texts(key).clone(),
+            panes: self.panes.of(key).collect(),
+            spoken: self.panes.spoken(key).into_iter().flatten().map(|(window, spoken)| (*window, spoken.clone())).collect(),
+        };
+        let mut keys: Vec<KeyState> = self.keys.sorted().into_iter().map(of).collect();
+        keys.retain(|key| !key.panes.is_empty());
+        WindowState {
+            cut: self.slices.as_ref().map(Slices::signature),
+            watermark: self.watermark,
+            keys,
+            sessions: self.sessions.snapshot(),
+            late: self.late,
+            fired: self.fired,
+        }
     }
 
-    /// Goes on from a checkpoint.
-    pub fn restore(&mut self, state: WindowState) {
-        self.state = state;
+    /// Goes on from a checkpoint, in an operator that has seen nothing.
+    ///
+    /// # Errors
+    /// A checkpoint of windows of another size, or with other aggregates; the operator then starts anew.
+    pub fn restore(&mut self, state: WindowState) -> Result<(), WindowError> {
+        let plan = self.panes.plan();
+        let fits = state.keys.iter().flat_map(|key| &key.panes).all(|(_, pane)| plan.fits(pane))
+            && state.sessions.fit(plan, self.config().group_by.len());
+        let same_keys = state.keys.iter().all(|key| key.key.len() == self.config().group_by.len());
+        if state.cut != self.slices.as_ref().map(Slices::signature) || !fits || !same_keys {
+            let message =
+                format!("window `{}` was configured otherwise when its state was saved: it starts anew", self.config().id);
+            return Err(WindowError { key: "windows", message });
+        }
+        for KeyState { key, panes, spoken } in state.keys {
+            let number = self.keys.number(key.iter().map(Option::as_ref));
+            for (slice, pane) in panes {
+                self.panes.put(number, slice, pane);
+            }
+            if let (false, Some(known)) = (spoken.is_empty(), self.panes.spoken_mut(number)) {
+                self.apart |= spoken.iter().any(|(_, spoken)| spoken.since.is_some());
+                known.extend(spoken);
+            }
+        }
+        self.sessions.restore(state.sessions);
+        (self.watermark, self.late, self.fired) = (state.watermark, state.late, state.fired);
+        Ok(())
     }
 }

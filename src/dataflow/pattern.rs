@@ -33,7 +33,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::join::{KeyCache, KeyTable};
+use super::keys::{KeyCache, KeyTable};
 use crate::{
     expr::{Bools, Expr, ExprError, Scratch, Type},
     model::{Batch, Body, Flags, Key, LateRow, Output, PatternMatch, Row, Stream, Timestamp},

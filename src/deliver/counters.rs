@@ -53,6 +53,10 @@ pub struct Snapshot {
     pub circuit: Circuit,
     /// What the last failed attempt said; stays after it healed.
     pub last_error: String,
+    /// How long the cursor stands although something waits, milliseconds; 0 = it gets on.
+    pub standing_ms: u64,
+    /// How often the loop was started again.
+    pub restarts: u64,
 }
 
 /// The counters of one sink, shared between its loop and the status page.
@@ -87,6 +91,17 @@ impl SinkCounters {
         now.retries += 1;
         now.up = false;
         error.clone_into(&mut now.last_error);
+    }
+
+    pub(super) fn restarted(&self, why: &str) {
+        let mut now = self.lock();
+        now.restarts += 1;
+        now.up = false;
+        why.clone_into(&mut now.last_error);
+    }
+
+    pub(super) fn standing_ms(&self, for_ms: u64) {
+        self.lock().standing_ms = for_ms;
     }
 
     pub(super) fn connected(&self) {

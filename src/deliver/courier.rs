@@ -6,23 +6,22 @@
 //!        └──────────────┴──────────────────┴──── a failure drops the connection ─────────────┘
 //! ```
 //!
-//! The loop knows the store as a [`Backlog`] and the far end as [`Connect`]: with both simulated and tokio's clock paused it runs
-//! deterministically.
+//! The loop knows the store as a [`Backlog`], the far end as [`Connect`], time and threads as [`World`]: with all three simulated it runs
+//! deterministically ([`run_in`]).
 //!
 //! A full parcel is followed at once by the next, which is read while the first is under way; after one that was not full the
 //! loop lingers, so that a slow machine's rows travel in parcels worth a round trip.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout},
-};
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use super::{
     Connect, Delivered, Delivery, Item, Parcel, Progress, Refused, Sink, SinkCounters, SinkError,
     breaker::{Breaker, Policy},
     counters::Count,
+    world::{Threads, World, within},
 };
 use crate::model::Seq;
 
@@ -168,11 +167,28 @@ pub async fn run<C: Connect, B: Backlog>(
     counters: Arc<SinkCounters>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), BacklogError> {
+    run_in(Threads::new(), config, connect, backlog, committed, counters, stop).await
+}
+
+/// [`run`] in a world of the caller's.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_in<W: World, C: Connect, B: Backlog>(
+    world: W,
+    config: Config,
+    connect: C,
+    backlog: B,
+    committed: watch::Receiver<(Seq, Seq)>,
+    counters: Arc<SinkCounters>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), BacklogError> {
     let mut backlog = backlog;
     let progress = backlog.cursor()?;
     let breaker = Breaker::new(config.policy, config.seed);
     counters.cursor(progress);
     let mut courier = Courier {
+        world,
         config,
         connect,
         backlog: Some(backlog),
@@ -180,7 +196,6 @@ pub async fn run<C: Connect, B: Backlog>(
         counters,
         stop,
         breaker,
-        epoch: Instant::now(),
         link: None,
         progress,
         ahead: None,
@@ -188,7 +203,8 @@ pub async fn run<C: Connect, B: Backlog>(
     courier.run().await
 }
 
-struct Courier<C: Connect, B> {
+struct Courier<W, C: Connect, B> {
+    world: W,
     config: Config,
     connect: C,
     /// Away while a blocking thread reads from it.
@@ -197,13 +213,15 @@ struct Courier<C: Connect, B> {
     counters: Arc<SinkCounters>,
     stop: watch::Receiver<bool>,
     breaker: Breaker,
-    epoch: Instant,
     link: Option<C::Sink>,
     /// Where the sink is.
     progress: Progress,
     /// The lot after `progress`, if it was read during the last delivery.
     ahead: Option<Lot>,
 }
+
+/// A lot that is being read, and the backlog it is read from.
+type Reading<B> = BoxFuture<'static, Result<(B, Result<Lot, BacklogError>), String>>;
 
 /// What comes after a turn of the loop.
 enum Next {
@@ -217,7 +235,7 @@ enum Next {
     Stop,
 }
 
-impl<C: Connect, B: Backlog> Courier<C, B> {
+impl<W: World, C: Connect, B: Backlog> Courier<W, C, B> {
     async fn run(&mut self) -> Result<(), BacklogError> {
         while !*self.stop.borrow() {
             self.committed.mark_unchanged();
@@ -229,8 +247,9 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
             match next {
                 Next::Turn => {}
                 Next::Stop => break,
-                Next::After(wait) => tokio::select! { () = sleep(wait) => {}, () = stopped => break },
+                Next::After(wait) => tokio::select! { biased; () = stopped => break, () = self.world.sleep(wait) => {} },
                 Next::Commit => tokio::select! {
+                    biased;
                     changed = self.committed.changed() => if changed.is_err() { break },
                     () = stopped => break,
                 },
@@ -251,7 +270,7 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         {
             return Ok(self.failed(&error));
         }
-        let started = Instant::now();
+        let started_ms = self.world.now_ms();
         let lot = self.next_lot().await?;
         if lot.parcel.through == self.progress {
             return Ok(Next::Commit);
@@ -263,7 +282,10 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         }
         let next = self.attempt(&parcel, lot.full).await?;
         Ok(match next {
-            Next::Turn if !lot.full => Next::After(self.config.linger.saturating_sub(started.elapsed())),
+            Next::Turn if !lot.full => {
+                let took = Duration::from_millis(self.world.now_ms().saturating_sub(started_ms));
+                Next::After(self.config.linger.saturating_sub(took))
+            }
             next => next,
         })
     }
@@ -278,7 +300,7 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         let ahead = read_ahead.then(|| self.start_reading(parcel.through)).flatten();
         let outcome = self.deliver(parcel).await;
         if let Some(ahead) = ahead {
-            let (backlog, lot) = finished(ahead.await)?;
+            let (backlog, lot) = ahead.await.map_err(BacklogError)?;
             self.backlog = Some(backlog);
             self.ahead = Some(lot?);
         }
@@ -288,16 +310,17 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
 
     /// `None` if the order to stop came and the attempt took too long after it.
     async fn deliver(&mut self, parcel: &Arc<Parcel>) -> Option<Result<Delivered, SinkError>> {
-        let within = self.config.attempt_within;
-        let link = self.link.as_mut()?;
-        let mut stop = self.stop.clone();
-        let stop_within = self.config.stop_within;
-        let stopped = async move {
+        let Self { world, config, link, stop, .. } = self;
+        let (link, mut stop) = (link.as_mut()?, stop.clone());
+        let stopped = async {
             drop(stop.wait_for(|stop| *stop).await);
-            sleep(stop_within).await;
+            world.sleep(config.stop_within).await;
         };
         tokio::select! {
-            outcome = timeout(within, link.deliver(parcel)) => Some(outcome.unwrap_or_else(|_| Err(no_answer(within)))),
+            biased;
+            outcome = within(world, config.attempt_within, link.deliver(parcel)) => {
+                Some(outcome.unwrap_or_else(|| Err(no_answer(config.attempt_within))))
+            }
             () = stopped => None,
         }
     }
@@ -354,8 +377,9 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
     }
 
     async fn connect(&mut self) -> Result<Result<(), SinkError>, BacklogError> {
-        let within = self.config.attempt_within;
-        let connected = timeout(within, self.connect.connect()).await.unwrap_or_else(|_| Err(no_answer(within)));
+        let allowed = self.config.attempt_within;
+        let connected = within(&self.world, allowed, self.connect.connect()).await;
+        let connected = connected.unwrap_or_else(|| Err(no_answer(allowed)));
         let (link, known) = match connected {
             Ok(connected) => connected,
             Err(error) => return Ok(Err(error)),
@@ -381,9 +405,9 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         self.with_backlog(move |backlog| backlog.read(after, limits)).await
     }
 
-    fn start_reading(&mut self, after: Progress) -> Option<tokio::task::JoinHandle<(B, Result<Lot, BacklogError>)>> {
+    fn start_reading(&mut self, after: Progress) -> Option<Reading<B>> {
         let (mut backlog, limits) = (self.backlog.take()?, self.config.limits);
-        Some(tokio::task::spawn_blocking(move || {
+        Some(self.world.start(move || {
             let lot = backlog.read(after, limits);
             (backlog, lot)
         }))
@@ -395,11 +419,11 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
         work: impl FnOnce(&mut B) -> Result<T, BacklogError> + Send + 'static,
     ) -> Result<T, BacklogError> {
         let Some(mut backlog) = self.backlog.take() else { return Err(gone()) };
-        let task = tokio::task::spawn_blocking(move || {
+        let task = self.world.start(move || {
             let done = work(&mut backlog);
             (backlog, done)
         });
-        let (backlog, done) = finished(task.await)?;
+        let (backlog, done) = task.await.map_err(BacklogError)?;
         self.backlog = Some(backlog);
         done
     }
@@ -414,7 +438,7 @@ impl<C: Connect, B: Backlog> Courier<C, B> {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.world.now_ms()
     }
 }
 
@@ -424,10 +448,6 @@ fn no_answer(within: Duration) -> SinkError {
 
 fn gone() -> BacklogError {
     BacklogError("a read ended before its time".to_owned())
-}
-
-fn finished<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, BacklogError> {
-    joined.map_err(|error| BacklogError(error.to_string()))
 }
 
 fn refusal(parcel: &Parcel, refused: Refused) -> Refusal {

@@ -2,10 +2,14 @@
 //!
 //! A line is the row or result as JSON with `appliance`, `stream`, `id`, `kind` in front (`kind` of a row is `row`).
 //!
-//! Beside `FILE` lies `FILE.cursor`: `{"store":"<16 hex digits>","rows":N,"results":N,"bytes":N}`, replaced after each parcel, once the lines are
-//! synced. A crash in between leaves more lines than the cursor knows; opening cuts the file back to `bytes` and goes on from there. With
+//! Beside `FILE` lies `FILE.cursor`: `{"store":"<16 hex digits>","rows":N,"results":N,"bytes":N,"opened":N}`, replaced after each parcel, once the lines are
+//! synced. A crash in between leaves more lines than the cursor knows; opening cuts the file back to `bytes` and goes on from there. So
+//! that this holds for the first lines of a file too, the cursor says where they begin before they are written. With
 //! `rotate_bytes`, a file that has reached that size is renamed to `FILE.{rows}-{results}` (the last row and result in it) before the
 //! next parcel.
+//!
+//! An attempt that took too long is given up, but its write cannot be called back. So each opening has a number, `opened`, and a write
+//! takes its turn (`FILE.lock`) and looks whether it is still of the last opening.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,6 +18,7 @@ use std::{
     sync::Arc,
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -37,6 +42,9 @@ struct Cursor {
     rows: u64,
     results: u64,
     bytes: u64,
+    /// How often the file was opened.
+    #[serde(default)]
+    opened: u64,
 }
 
 /// An open file.
@@ -79,11 +87,12 @@ impl Open {
         let store = format!("{:016x}", self.identity.store);
         let path = &self.settings.path;
         let length = fs::metadata(path).map(|metadata| metadata.len()).ok();
-        let kept = fs::read(self.cursor_path()).ok().and_then(|text| serde_json::from_slice::<Cursor>(&text).ok());
-        let Some(mut kept) = kept else {
+        let _turn = self.turn()?;
+        let Some(mut kept) = self.kept() else {
             // Without a cursor, what is there was written by somebody else: it stays, and we go on behind it.
-            let bytes = length.unwrap_or(0);
-            return Ok((Cursor { store, rows: 0, results: 0, bytes }, None));
+            let cursor = Cursor { store, rows: 0, results: 0, bytes: length.unwrap_or(0), opened: 1 };
+            self.keep(&cursor)?;
+            return Ok((cursor, None));
         };
         match length {
             Some(length) if length > kept.bytes => truncate(path, kept.bytes)?,
@@ -92,30 +101,58 @@ impl Open {
         }
         let known = (kept.store == store).then_some(Progress { rows: Seq(kept.rows), results: Seq(kept.results) });
         if known.is_none() {
-            kept = Cursor { store, rows: 0, results: 0, bytes: kept.bytes };
+            (kept.store, kept.rows, kept.results) = (store, 0, 0);
         }
+        kept.opened = kept.opened.saturating_add(1);
+        self.keep(&kept)?;
         Ok((kept, known))
     }
 
+    /// The cursor as kept, if there is one.
+    fn kept(&self) -> Option<Cursor> {
+        fs::read(self.cursor_path()).ok().and_then(|text| serde_json::from_slice(&text).ok())
+    }
+
+    /// Waits for whoever writes; it is our turn until the file is dropped.
+    fn turn(&self) -> io::Result<File> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(suffixed(&self.settings.path, ".lock"))?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(file)
+    }
+
     fn append(&self, parcel: &Parcel, before: Cursor) -> io::Result<Cursor> {
-        let mut cursor = before;
-        if self.settings.rotate_bytes.is_some_and(|limit| cursor.bytes >= limit && cursor.bytes > 0) {
-            self.rotate(&cursor)?;
-            cursor.bytes = 0;
+        let _turn = self.turn()?;
+        if self.kept().is_none_or(|kept| kept.opened != before.opened) {
+            return Err(io::Error::other("the file was opened again meanwhile"));
         }
+        let (mut file, mut cursor) = self.prepare(before)?;
         let lines = self.lines(parcel);
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.settings.path)?;
         file.write_all(&lines)?;
         file.sync_data()?;
-        if cursor.bytes == 0 {
-            // The name of a new file must survive as well.
-            sync_directory(&self.settings.path)?;
-        }
         cursor.rows = parcel.through.rows.0;
         cursor.results = parcel.through.results.0;
         cursor.bytes += lines.len() as u64;
         self.keep(&cursor)?;
         Ok(cursor)
+    }
+
+    /// The file to append to, of which the kept cursor knows where its new lines begin.
+    fn prepare(&self, mut cursor: Cursor) -> io::Result<(File, Cursor)> {
+        if self.settings.rotate_bytes.is_some_and(|limit| cursor.bytes >= limit && cursor.bytes > 0) {
+            self.rotate(&cursor)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&self.settings.path)?;
+        let length = file.metadata()?.len();
+        if length == 0 {
+            // The name of a new file must survive as well.
+            sync_directory(&self.settings.path)?;
+        }
+        if length != cursor.bytes {
+            // It is new, or somebody else has written or cut it.
+            cursor.bytes = length;
+            self.keep(&cursor)?;
+        }
+        Ok((file, cursor))
     }
 
     fn lines(&self, parcel: &Parcel) -> Vec<u8> {
@@ -181,4 +218,52 @@ fn truncate(path: &Path, bytes: u64) -> io::Result<()> {
 fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: PathBuf, rotate_bytes: Option<u64>) -> Open {
+        Open { settings: Settings { path, rotate_bytes }, identity: Identity { appliance: "a".into(), store: 1 } }
+    }
+
+    #[test]
+    fn lines_of_a_new_file_that_no_cursor_knows_are_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = open(dir.path().join("rows"), None);
+        let (cursor, known) = open.recover().unwrap();
+        assert_eq!(known, None);
+        let (mut file, _) = open.prepare(cursor).unwrap();
+        file.write_all(b"a line\n").unwrap();
+        // The crash.
+        let (cursor, known) = open.recover().unwrap();
+        assert_eq!((cursor.bytes, known), (0, Some(Progress::default())));
+        assert_eq!(fs::metadata(dir.path().join("rows")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_write_that_was_given_up_writes_nothing_after_the_next_opening() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = open(dir.path().join("rows"), None);
+        let (given_up, _) = open.recover().unwrap();
+        let (cursor, _) = open.recover().unwrap();
+        assert!(open.append(&Parcel::default(), given_up).is_err());
+        assert!(open.append(&Parcel::default(), cursor).is_ok());
+    }
+
+    #[test]
+    fn after_a_rotation_too_and_though_they_are_fewer_than_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = open(dir.path().join("rows"), Some(1));
+        fs::write(dir.path().join("rows"), "many lines\n").unwrap();
+        let cursor = Cursor { store: format!("{:016x}", 1), rows: 3, results: 4, bytes: 11, opened: 1 };
+        open.keep(&cursor).unwrap();
+        let (mut file, _) = open.prepare(cursor).unwrap();
+        file.write_all(b"a line\n").unwrap();
+        let (cursor, known) = open.recover().unwrap();
+        assert_eq!((cursor.bytes, known), (0, Some(Progress { rows: Seq(3), results: Seq(4) })));
+        assert_eq!(fs::read(dir.path().join("rows.3-4")).unwrap(), b"many lines\n");
+        assert_eq!(fs::metadata(dir.path().join("rows")).unwrap().len(), 0);
+    }
 }

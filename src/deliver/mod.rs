@@ -5,6 +5,8 @@
 //! moves the cursor once the sink has confirmed. A failed attempt is repeated with back-off behind a circuit breaker
 //! ([`breaker`]); the connection is made anew each time, so that nothing of a broken one lingers.
 //!
+//! A loop that ends or gets nowhere is started again ([`mod@supervise`]): a cursor that stands while something waits is an alarm ([`watch`]).
+//!
 //! A crash between delivery and cursor delivers a parcel again. Every sink makes that harmless: MongoDB by deterministic `_id`s,
 //! Redis by comparing sequence numbers, Kafka by keeping the cursor in the same transaction as the records, the file by
 //! recording its length with the cursor. The last two tell where they are when they connect ([`Connect::connect`]).
@@ -13,6 +15,7 @@
 //! are delivered in inbox order; a parcel is bounded in rows and results.
 
 pub mod breaker;
+pub mod channel;
 pub mod console;
 pub mod counters;
 pub mod courier;
@@ -23,13 +26,17 @@ pub mod parcel;
 pub mod redis;
 pub mod row_json;
 pub mod stored;
+pub mod supervise;
+pub mod watch;
+pub mod world;
 
 use std::{future::Future, sync::Arc};
 
 pub use counters::{Count, SinkCounters};
-pub use courier::{Backlog, BacklogError, Config, Confirmation, Lot, ReadLimits, Refusal, run};
+pub use courier::{Backlog, BacklogError, Config, Confirmation, Lot, ReadLimits, Refusal, run, run_in};
 pub use parcel::{Identity, Parcel, Progress, ResultRecord, RowLot};
 pub use stored::{Route, StoredBacklog};
+pub use supervise::{Supervised, supervise};
 
 /// What the far end made of a parcel it confirmed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,34 +5,26 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     model::{Key, Output},
     quality::alert::{AlertBook, AlertConfig, Cause},
     spc::Onset,
 };
 
+/// What stands for the pipeline where an alert belongs to none.
+pub const APPLIANCE: &str = "appliance";
+
 /// The alert book.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Alarms {
-    book: AlertBook,
+    /// What was raised, and what became of it.
+    pub book: AlertBook,
 }
 
 impl Alarms {
     /// An empty book.
     pub fn new(config: AlertConfig) -> Self {
         Self { book: AlertBook::new(config) }
-    }
-
-    /// How the book behaves.
-    pub fn config(&self) -> AlertConfig {
-        self.book.config()
-    }
-
-    /// Takes over another cooldown.
-    pub fn reconfigure(&mut self, config: AlertConfig) {
-        self.book.reconfigure(config);
     }
 
     /// Puts out the alerts that `causes` make.
@@ -42,17 +34,17 @@ impl Alarms {
 
     /// Puts out the alerts that onsets on a chart make.
     pub fn onsets(&mut self, pipeline: &Arc<str>, onsets: impl Iterator<Item = Onset>, out: &mut Vec<Output>) {
-        let causes = onsets.map(|onset| cause(pipeline, &onset)).collect();
+        let causes = onsets.map(|onset| cause(&onset)).collect();
         self.raise(pipeline, causes, out);
     }
 }
 
-fn cause(pipeline: &str, onset: &Onset) -> Cause {
+fn cause(onset: &Onset) -> Cause {
     let key = words(&onset.key);
     let rule = onset.rules.iter().chain(onset.spread_rules.iter()).next().map_or("", |rule| rule.name());
     let of = if key.is_empty() { String::new() } else { format!("{key}: ") };
     Cause {
-        metric: format!("{pipeline} {} {key} {rule}", onset.chart),
+        metric: format!("chart {} {key} {rule}", onset.chart),
         source: Arc::clone(&onset.chart),
         severity: onset.severity,
         time: onset.time,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::{
     dataflow::{WatermarkConfig, WindowConfig, join::JoinConfig, pattern::PatternConfig},
     model::Stream,
-    quality::{alert::AlertConfig, checkpoint::CheckpointConfig},
+    quality::{alert::AlertConfig, checkpoint::CheckpointConfig, threshold::ThresholdConfig, watch::WatchConfig},
     spc::ChartConfig,
-    voxel::GridConfig,
+    voxel::{GridConfig, Region},
 };
 
 /// A stream and what is kept of it.
@@ -21,6 +21,8 @@ pub struct StreamConfig {
     pub buffer_rows: usize,
     /// Rows in its default sliding window.
     pub window_rows: usize,
+    /// Silence and standstill that somebody is told of.
+    pub watch: WatchConfig,
 }
 
 /// A pipeline.
@@ -46,6 +48,8 @@ pub struct PipelineConfig {
     pub patterns: Vec<PatternConfig>,
     /// Control charts.
     pub charts: Vec<ChartConfig>,
+    /// Thresholds.
+    pub thresholds: Vec<ThresholdConfig>,
 }
 
 /// A voxel grid.
@@ -57,6 +61,14 @@ pub struct GridSource {
     pub stream: Arc<str>,
     /// The pipeline whose gate the rows pass first; `None` = the first one of the stream, if there is any.
     pub pipeline: Option<Arc<str>>,
+    /// What layers that left memory may take in the store.
+    pub stored_bytes_max: u64,
+    /// Parts of the build that are told of on their own.
+    pub regions: Vec<(Arc<str>, Region)>,
+    /// A stream and a condition on its rows: such a row says that its layer is finished, or every one that has begun if it is of none.
+    pub finish: Option<(Arc<str>, String)>,
+    /// The stream that tells of finished layers, if a pipeline reads it.
+    pub summaries: Option<StreamConfig>,
 }
 
 /// The whole engine.

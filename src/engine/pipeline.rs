@@ -1,22 +1,24 @@
-//! One pipeline: filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, voxels }.
+//! One pipeline: filter ▸ derive ▸ checkpoints (gate) ▸ { windows, joins, patterns, charts, thresholds, voxels }.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    PipelineConfig, Step,
-    alarms::Alarms,
-    drive::{Flow, drive},
-    timed::{Join, Pattern},
-};
+use super::{PipelineConfig, Step, alarms::Alarms, space::GridLane};
 use crate::{
-    dataflow::{WindowOperator, join::JoinOperator, pattern::PatternOperator},
+    dataflow::{
+        Flow, WindowOperator, drive,
+        join::JoinOperator,
+        pattern::PatternOperator,
+        timed::{Join, Pattern},
+    },
     expr::{Bools, Expr, Scratch, Type},
-    model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp, VoxelUpdate},
-    quality::checkpoint::{Checkpoint, CheckpointState, Emit},
+    model::{Batch, Body, Output, Row, Seq, Signal, Stream, Timestamp},
+    quality::{
+        checkpoint::{Checkpoint, CheckpointState, Emit, validate},
+        threshold::Threshold,
+    },
     spc::ChartOperator,
-    voxel::Grid,
 };
 
 /// A row that a checkpoint refused: it goes to the dead-letter lane.
@@ -51,19 +53,6 @@ pub struct PipelineCounters {
     pub last_activity: Timestamp,
 }
 
-/// A grid and what it put out last.
-#[derive(Debug)]
-pub struct GridLane {
-    /// The grid's name.
-    pub id: Arc<str>,
-    /// The grid.
-    pub grid: Grid,
-    /// The grid's version in the last snapshot.
-    pub(super) saved_version: u64,
-    announced: Timestamp,
-    touched: u64,
-}
-
 /// A running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -89,6 +78,8 @@ pub struct Pipeline {
     pub patterns: Vec<PatternOperator>,
     /// In the configured order.
     pub charts: Vec<ChartOperator>,
+    /// In the configured order.
+    pub thresholds: Vec<Threshold>,
     /// Fed after the gate.
     pub grids: Vec<GridLane>,
     filter: Option<Expr>,
@@ -104,9 +95,6 @@ pub struct PipelineState {
     pub(super) counters: PipelineCounters,
     pub(super) checkpoints: Vec<CheckpointState>,
 }
-
-/// Voxel updates of a running appliance are announced at most this often, in event time.
-const ANNOUNCE_NS: i64 = 1_000_000_000;
 
 impl Pipeline {
     /// Builds the pipeline over `stream`; `other` finds the streams it joins with.
@@ -141,6 +129,7 @@ impl Pipeline {
             joins: Vec::new(),
             patterns: Vec::new(),
             charts: Vec::new(),
+            thresholds: Vec::new(),
             grids: Vec::new(),
             filter,
             derive,
@@ -169,12 +158,16 @@ impl Pipeline {
             let built = ChartOperator::new(id(), chart.clone(), &stream).map_err(|error| place("charts", &error))?;
             pipeline.charts.push(built);
         }
+        for threshold in &config.thresholds {
+            let built = Threshold::new(threshold.clone(), &stream).map_err(|error| place(&threshold.name, &error))?;
+            pipeline.thresholds.push(built);
+        }
         Ok(pipeline)
     }
 
     /// Adds a grid that is fed after the gate.
-    pub fn add_grid(&mut self, id: Arc<str>, grid: Grid) {
-        self.grids.push(GridLane { id, grid, saved_version: 0, announced: Timestamp::MIN, touched: 0 });
+    pub fn add_grid(&mut self, lane: GridLane) {
+        self.grids.push(lane);
     }
 
     /// Takes a batch of the pipeline's stream through all operators; results are sorted by the row that caused them.
@@ -187,7 +180,7 @@ impl Pipeline {
         self.counters.last_activity = batch.arrival;
         let mut rows: Option<Vec<usize>> = None;
         let passed = self.filtered(batch, &mut rows);
-        let derived = self.derived(passed);
+        let derived = derive(&self.derive, &self.stream, passed, &mut self.scratch);
         let gated = self.gate(derived, &mut rows, emit, alarms, &mut out, step);
         let (gated, places) = (gated.as_ref(), rows.as_deref());
         for window in &mut self.windows {
@@ -200,7 +193,13 @@ impl Pipeline {
             drive(&mut Pattern(pattern), gated, places, flow, &mut out);
         }
         self.chart(gated, emit, alarms, &mut out);
-        self.fill_grids(gated, emit, &mut out);
+        for threshold in &mut self.thresholds {
+            threshold.push(&self.id, gated, &mut alarms.book, &mut out);
+        }
+        for lane in &mut self.grids {
+            out.extend(lane.fill(&self.id, (gated, places), batch, emit));
+            lane.advance(Timestamp(flow.last()));
+        }
         self.finish(out, step);
     }
 
@@ -232,6 +231,9 @@ impl Pipeline {
         }
         for pattern in &mut self.patterns {
             pattern.advance(watermark, &mut out);
+        }
+        for lane in &mut self.grids {
+            lane.advance(watermark);
         }
         for output in &mut out {
             output.at = at;
@@ -305,19 +307,6 @@ impl Pipeline {
         Cow::Owned(taken)
     }
 
-    fn derived<'b>(&mut self, batch: Cow<'b, Batch>) -> Cow<'b, Batch> {
-        if self.derive.is_empty() {
-            return batch;
-        }
-        let mut batch = batch.into_owned();
-        for derive in &self.derive {
-            let column = derive.eval_number(&batch, 0..batch.rows(), &mut self.scratch).to_vec();
-            batch.signals.push(column);
-        }
-        batch.stream = Arc::clone(&self.stream);
-        Cow::Owned(batch)
-    }
-
     fn gate<'b>(
         &mut self,
         batch: Cow<'b, Batch>,
@@ -332,10 +321,9 @@ impl Pipeline {
         }
         let mut batch = batch.into_owned();
         for checkpoint in &mut self.checkpoints {
-            let verdict = checkpoint.judge(&self.id, &mut batch, emit, &mut self.scratch, out);
+            let verdict = checkpoint.judge(&self.id, &mut batch, emit, &mut self.scratch, &mut alarms.book, out);
             self.counters.flagged += verdict.flagged;
             self.counters.rejected += verdict.rejected.len() as u64;
-            alarms.raise(&self.id, verdict.causes, out);
             if verdict.rejected.is_empty() {
                 continue;
             }
@@ -352,29 +340,19 @@ impl Pipeline {
         Cow::Owned(batch)
     }
 
-    fn fill_grids(&mut self, batch: &Batch, emit: Emit, out: &mut Vec<Output>) {
-        for lane in &mut self.grids {
-            let touched = lane.grid.update(batch, 0..batch.rows());
-            lane.touched += touched.voxels;
-            let newest = batch.time.last().copied().map_or(Timestamp::MIN, Timestamp);
-            let due = emit == Emit::All || newest.since(lane.announced) >= ANNOUNCE_NS;
-            if lane.touched == 0 || !due {
-                continue;
-            }
-            let body = VoxelUpdate { grid: Arc::clone(&lane.id), version: touched.version, touched: lane.touched };
-            let id = format!("voxel_update:{}:{}:{}", self.id, lane.id, touched.version);
-            let last = batch.seq(batch.rows().saturating_sub(1));
-            out.push(Output::new(id, &self.id, last, Body::VoxelUpdate(body)));
-            lane.touched = 0;
-            lane.announced = newest;
-        }
-    }
-
     fn finish(&mut self, mut out: Vec<Output>, step: &mut Step) {
         out.sort_by_key(|output| output.at);
         self.counters.results += out.len() as u64;
         self.counters.late += out.iter().filter(|output| matches!(output.body, Body::Late(_))).count() as u64;
         step.outputs.append(&mut out);
+    }
+
+    /// Asks the checkpoint called `checkpoint`, or all, about each row of `batch`, a batch of the pipeline's stream: nothing is counted
+    /// and nothing follows. The filter is not asked.
+    pub fn validate(&self, batch: &Batch, checkpoint: Option<&str>) -> Vec<BTreeMap<Arc<str>, bool>> {
+        let mut scratch = Scratch::default();
+        let batch = derive(&self.derive, &self.stream, Cow::Borrowed(batch), &mut scratch);
+        (0..batch.rows()).map(|row| validate(&self.checkpoints, checkpoint, &batch, row, &mut scratch)).collect()
     }
 
     /// Windows open now.
@@ -397,6 +375,20 @@ impl Pipeline {
             checkpoint.state = *stored;
         }
     }
+}
+
+/// `batch` with its derived signals, as rows of `stream`.
+fn derive<'b>(derive: &[Expr], stream: &Arc<Stream>, batch: Cow<'b, Batch>, scratch: &mut Scratch) -> Cow<'b, Batch> {
+    if derive.is_empty() {
+        return batch;
+    }
+    let mut batch = batch.into_owned();
+    for expr in derive {
+        let column = expr.eval_number(&batch, 0..batch.rows(), scratch).to_vec();
+        batch.signals.push(column);
+    }
+    batch.stream = Arc::clone(stream);
+    Cow::Owned(batch)
 }
 
 const fn chart_emit(emit: Emit) -> crate::spc::Emit {

@@ -2,10 +2,12 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `engine` | format version, place in the inbox, streams, alerts |
-//! | `pipeline/{id}` | counters, checkpoints, windows, joins, patterns, charts |
+//! | `engine` | format version, place in the inbox, streams, cooldowns of alerts |
+//! | `alerts` | the history of alerts, where it changed |
+//! | `pipeline/{id}` | counters, checkpoints, windows, joins, patterns, charts, thresholds |
 //! | `grid/{id}` | counters and layers of a grid |
 //! | `grid/{id}/{tile}` | one tile; a snapshot holds those touched since the last one |
+//! | `cold/{id}/{layer}/{generation}/{tile}` | one tile of a layer that left memory; [`Engine::restore`] is not given these |
 //!
 //! Rings are not in it: they are filled again from the inbox. Parts are `postcard`; the same state gives the same bytes.
 
@@ -13,19 +15,33 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Engine, alarms::Alarms, pipeline::PipelineState};
+use super::{Engine, pipeline::PipelineState, space::GridLane};
 use crate::{
     dataflow::{WatermarksState, WindowState, join::JoinSnapshot, pattern::PatternSnapshot},
     model::{Seq, Timestamp},
+    quality::{alert::AlertBook, threshold::ThresholdState, watch::WatchState},
     spc,
     voxel::{Grid, GridState, TileKey},
 };
 
 /// The version of the parts' format; another one is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
-/// Parts of the engine's state: name and bytes.
-pub type Parts = Vec<(String, Vec<u8>)>;
+/// Parts of the engine's state: name and bytes, or nothing where the part is gone; a name that ends with `/` then means all that begin
+/// with it.
+pub type Parts = Vec<(String, Option<Vec<u8>>)>;
+
+/// Where the tiles of a layer that left memory are kept: below it by generation, then by tile.
+pub fn cold_layer(grid: &str, layer: i32) -> String {
+    format!("cold/{grid}/{layer}/")
+}
+
+/// The generation and the tile that a part below [`cold_layer`] names.
+pub fn cold_tile(name: &str) -> Option<(u32, TileKey)> {
+    let mut words = name.rsplit('/');
+    let tile = words.next()?.parse().ok().map(TileKey)?;
+    Some((words.next()?.parse().ok()?, tile))
+}
 
 /// A snapshot that this configuration cannot go on from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +59,7 @@ fn fault(what: &str, why: impl std::fmt::Display) -> StateError {
 struct EngineState {
     format: u32,
     last_seq: Seq,
-    alarms: Alarms,
+    alerts: AlertBook,
     streams: BTreeMap<Arc<str>, LaneState>,
 }
 
@@ -52,6 +68,7 @@ struct LaneState {
     rows: u64,
     newest: Timestamp,
     watermarks: WatermarksState,
+    watch: WatchState,
 }
 
 /// A pipeline's operators by their ids, so that one that was added or removed does not disturb the others.
@@ -62,6 +79,7 @@ struct OperatorStates {
     joins: BTreeMap<Arc<str>, JoinSnapshot>,
     patterns: BTreeMap<Arc<str>, PatternSnapshot>,
     charts: BTreeMap<Arc<str>, Vec<u8>>,
+    thresholds: BTreeMap<Arc<str>, ThresholdState>,
 }
 
 fn pack<T: Serialize>(what: &str, value: &T) -> Result<Vec<u8>, StateError> {
@@ -72,6 +90,28 @@ fn unpack<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StateError
     postcard::from_bytes(bytes).map_err(|error| fault(what, error))
 }
 
+fn snapshot_grid(lane: &mut GridLane, parts: &mut Parts) -> Result<(), StateError> {
+    let name = format!("grid/{}", lane.id);
+    if std::mem::take(&mut lane.starts_over) {
+        // Whatever an earlier grid of this name has left.
+        parts.extend([(format!("{name}/"), None), (format!("cold/{}/", lane.id), None)]);
+    }
+    parts.push((name.clone(), Some(pack(&name, &lane.grid.snapshot())?)));
+    for departed in std::mem::take(&mut lane.departed) {
+        let cold = cold_layer(&lane.id, departed.layer);
+        for tile in departed.tiles {
+            parts.push((format!("{name}/{}", tile.key.0), None));
+            parts.push((format!("{cold}{}/{}", departed.generation, tile.key.0), Some(tile.bytes)));
+        }
+    }
+    parts.extend(std::mem::take(&mut lane.forgotten).into_iter().map(|layer| (cold_layer(&lane.id, layer), None)));
+    lane.departed_bytes = 0;
+    let touched = lane.grid.touched_tiles(lane.saved_version);
+    parts.extend(touched.into_iter().map(|tile| (format!("{name}/{}", tile.key.0), Some(tile.bytes))));
+    lane.saved_version = lane.grid.version();
+    Ok(())
+}
+
 impl Engine {
     /// The parts that changed since the last snapshot (all but untouched tiles).
     ///
@@ -80,12 +120,20 @@ impl Engine {
     pub fn snapshot(&mut self) -> Result<Parts, StateError> {
         let mut parts = Parts::new();
         let streams = self.streams.iter().map(|lane| {
-            let state = LaneState { rows: lane.rows, newest: lane.newest, watermarks: lane.watermarks.snapshot() };
+            let state = LaneState {
+                rows: lane.rows,
+                newest: lane.newest,
+                watermarks: lane.watermarks.snapshot(),
+                watch: lane.watch.snapshot(),
+            };
             (Arc::clone(&lane.stream.id), state)
         });
         let engine =
-            EngineState { format: FORMAT, last_seq: self.last_seq, alarms: self.alarms.clone(), streams: streams.collect() };
-        parts.push(("engine".into(), pack("engine", &engine)?));
+            EngineState { format: FORMAT, last_seq: self.last_seq, alerts: self.alarms.book.clone(), streams: streams.collect() };
+        parts.push(("engine".into(), Some(pack("engine", &engine)?)));
+        if let Some(history) = self.alarms.book.take_changed_history() {
+            parts.push(("alerts".into(), Some(pack("alerts", history)?)));
+        }
         for pipeline in &mut self.pipelines {
             let name = format!("pipeline/{}", pipeline.id);
             let mut charts = BTreeMap::new();
@@ -98,15 +146,11 @@ impl Engine {
                 joins: pipeline.joins.iter().map(|join| (Arc::clone(&join.config().id), join.snapshot())).collect(),
                 patterns: pipeline.patterns.iter().map(|one| (Arc::clone(&one.config().id), one.snapshot())).collect(),
                 charts,
+                thresholds: pipeline.thresholds.iter().map(|one| (Arc::clone(one.name()), one.state.clone())).collect(),
             };
-            parts.push((name.clone(), pack(&name, &states)?));
+            parts.push((name.clone(), Some(pack(&name, &states)?)));
             for lane in &mut pipeline.grids {
-                let name = format!("grid/{}", lane.id);
-                parts.push((name.clone(), pack(&name, &lane.grid.snapshot())?));
-                for tile in lane.grid.take_touched_tiles(lane.saved_version) {
-                    parts.push((format!("{name}/{}", tile.key.0), tile.bytes));
-                }
-                lane.saved_version = lane.grid.version();
+                snapshot_grid(lane, &mut parts)?;
             }
         }
         Ok(parts)
@@ -118,7 +162,7 @@ impl Engine {
     /// # Errors
     /// A part that is damaged or of another version; the engine is then to be thrown away.
     pub fn restore(&mut self, parts: Parts) -> Result<Vec<String>, StateError> {
-        let mut parts: BTreeMap<String, Vec<u8>> = parts.into_iter().collect();
+        let mut parts: BTreeMap<String, Vec<u8>> = parts.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))).collect();
         let mut left_out = Vec::new();
         let Some(bytes) = parts.remove("engine") else { return Ok(left_out) };
         let engine: EngineState = unpack("engine", &bytes)?;
@@ -126,13 +170,19 @@ impl Engine {
             return Err(fault("engine", format!("it has format {}, this program writes {FORMAT}", engine.format)));
         }
         self.last_seq = engine.last_seq;
-        let cooldown = self.alarms.config();
-        self.alarms = engine.alarms;
-        self.alarms.reconfigure(cooldown);
+        let config = self.alarms.book.config();
+        self.alarms.book = engine.alerts;
+        self.alarms.book.reconfigure(config);
+        if let Some(bytes) = parts.remove("alerts") {
+            self.alarms.book.set_history(unpack("alerts", &bytes)?);
+        }
         for (id, state) in engine.streams {
             let Some(lane) = self.streams.iter_mut().find(|lane| lane.stream.id == id) else { continue };
             (lane.rows, lane.newest) = (state.rows, state.newest);
             lane.watermarks.restore(state.watermarks);
+            if !lane.watch.restore(state.watch) {
+                left_out.push(format!("stream `{id}`: other signals are watched now: the watch starts anew"));
+            }
         }
         for at in 0..self.pipelines.len() {
             let name = format!("pipeline/{}", self.pipelines[at].id);
@@ -148,8 +198,10 @@ impl Engine {
         let pipeline = &mut self.pipelines[at];
         pipeline.set_state(&states.pipeline);
         for window in &mut pipeline.windows {
-            if let Some(state) = states.windows.remove(&window.config().id) {
-                window.restore(state);
+            if let Some(state) = states.windows.remove(&window.config().id)
+                && let Err(error) = window.restore(state)
+            {
+                left_out.push(error.to_string());
             }
         }
         for join in &mut pipeline.joins {
@@ -164,6 +216,11 @@ impl Engine {
                 && let Err(error) = pattern.restore(&state)
             {
                 left_out.push(error.to_string());
+            }
+        }
+        for threshold in &mut pipeline.thresholds {
+            if let Some(state) = states.thresholds.remove(threshold.name()) {
+                threshold.state = state;
             }
         }
         for chart in &mut pipeline.charts {
@@ -188,7 +245,15 @@ impl Engine {
             let Some(bytes) = parts.remove(&name) else { continue };
             let state: GridState = unpack(&name, &bytes)?;
             let (config, stream) = (lane.grid.config().clone(), Arc::clone(lane.grid.stream()));
-            let mut grid = Grid::restore(config, stream, state).map_err(|error| fault(&name, error))?;
+            let mut grid = match Grid::restore(config, stream, state) {
+                Ok(grid) => grid,
+                Err(error) => {
+                    left_out.push(error.to_string());
+                    lane.starts_over = true;
+                    continue;
+                }
+            };
+            lane.starts_over = false;
             let prefix = format!("{name}/");
             let tiles: Vec<String> =
                 parts.range(prefix.clone()..).map_while(|(name, _)| name.starts_with(&prefix).then(|| name.clone())).collect();

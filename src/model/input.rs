@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Timestamp};
+use super::{Batch, Key, Severity, Timestamp};
 
 /// A place in the inbox or the outbox; rows of the inbox are numbered from 1 without gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,6 +28,65 @@ pub enum Input {
     },
     /// Time passed: given when a deadline the engine asked for is reached. Carries the appliance's clock.
     Tick(Timestamp),
+    /// Somebody asks for something.
+    Order {
+        /// When, by the appliance's clock.
+        time: Timestamp,
+        /// For what.
+        order: Order,
+    },
     /// The end of a replayed input: all windows close.
     End,
+}
+
+/// The most that the texts of an order may add up to, so that it fits one record of the inbox.
+pub const ORDER_BYTES_MAX: usize = 16 * 1024;
+
+/// Something that a person asked for, or that the appliance noticed about itself: results depend on it from then on, so it goes through the
+/// inbox like a row, and a replay of the journal sees it at the same place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum Order {
+    /// Take note of an alert.
+    Acknowledge {
+        /// The alert's id, or that of one of its escalations.
+        alert: String,
+        /// Who.
+        name: Arc<str>,
+        /// What they say.
+        note: Arc<str>,
+    },
+    /// Collect a new baseline; the limits in force end here.
+    Rebaseline {
+        /// The chart.
+        chart: Arc<str>,
+        /// The key; `None` = all.
+        key: Option<Key>,
+        /// Who.
+        author: Arc<str>,
+        /// What has changed.
+        reason: Arc<str>,
+    },
+    /// Take points with an assignable cause out of a baseline, and set limits anew from the rest.
+    Exclude {
+        /// The chart.
+        chart: Arc<str>,
+        /// The key.
+        key: Key,
+        /// The points' indices.
+        indices: Vec<u64>,
+        /// Who.
+        author: Arc<str>,
+        /// The cause.
+        reason: Arc<str>,
+    },
+    /// Raise an alert about the appliance itself: a sink, the store, the clock.
+    Report {
+        /// What it is about.
+        source: Arc<str>,
+        /// How much it matters.
+        severity: Severity,
+        /// What happened, to what, and what to do.
+        message: String,
+    },
 }

@@ -16,7 +16,7 @@ mod stream;
 mod time;
 
 pub use batch::{Batch, Flags, NO_LAYER, NO_TAG, Origin, Positions, Row, TagColumn};
-pub use input::{Input, Seq};
+pub use input::{Input, ORDER_BYTES_MAX, Order, Seq};
 pub use output::{
     Alert, Body, Capability, CheckpointResult, IndexedViolation, JoinResult, Key, LateRow, Limits, Number, Output, PatternMatch,
     Severity, SpcPoint, Spread, VoxelState, VoxelUpdate, WindowResult,

@@ -309,6 +309,18 @@ pub enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// The word, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// Somebody should look.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Alert {

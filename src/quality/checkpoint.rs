@@ -2,16 +2,19 @@
 //!
 //! A checkpoint gates what follows it in its pipeline: on a failure the row goes on with an alert (`alert`), goes on marked (`flag`), or
 //! leaves for the dead-letter lane (`reject`). A check that cannot be evaluated for a row, because a value it needs is missing,
-//! fails: silence is not quality. Checkpoints run in the order of the configuration; a row that one rejects is not shown to the next.
+//! fails: silence is not quality; it alerts as a metric of its own, so that neither hides the other. Checkpoints run in the order of the
+//! configuration; a row that one rejects is not shown to the next.
+//!
+//! [`validate`] asks any or all of them about a row without counting or consequence.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     expr::{Bools, Expr, ExprError, Scratch, Type},
     model::{Batch, Body, CheckpointResult, Flags, Output, Severity, Stream, Timestamp},
-    quality::alert::Cause,
+    quality::alert::{AlertBook, Cause},
 };
 
 /// What a failed check does to the row.
@@ -55,6 +58,8 @@ pub struct CheckpointState {
     pub passed: u64,
     /// Rows that did not.
     pub failed: u64,
+    /// Rows among them for which it could not be evaluated.
+    pub unknown: u64,
     last_failed: bool,
 }
 
@@ -66,6 +71,8 @@ pub struct Checkpoint {
     /// The counters.
     pub state: CheckpointState,
     results: Bools,
+    /// What alerts of failures, and of rows that it cannot be evaluated for, are known by.
+    metrics: [String; 2],
 }
 
 /// What a checkpoint did to a batch.
@@ -75,8 +82,6 @@ pub struct Verdict {
     pub rejected: Vec<usize>,
     /// How many rows were marked.
     pub flagged: u64,
-    /// What should be told.
-    pub causes: Vec<Cause>,
 }
 
 impl Checkpoint {
@@ -86,19 +91,13 @@ impl Checkpoint {
     /// The check is no condition over the stream.
     pub fn new(config: CheckpointConfig, stream: &Stream) -> Result<Self, ExprError> {
         let expr = Expr::compile(&config.check, stream, Type::Bool)?;
-        Ok(Self { config, expr, state: CheckpointState::default(), results: Bools::default() })
+        let metrics = ["", " without a value"].map(|of| format!("checkpoint {}{of}", config.name));
+        Ok(Self { config, expr, state: CheckpointState::default(), results: Bools::default(), metrics })
     }
 
     /// The name.
     pub fn name(&self) -> &Arc<str> {
         &self.config.name
-    }
-
-    /// Whether the check holds for each row of `batch`, without counting or consequence.
-    pub fn validate(&self, batch: &Batch, scratch: &mut Scratch) -> Vec<bool> {
-        let mut results = Bools::default();
-        self.expr.eval_bool(batch, 0..batch.rows(), scratch, &mut results);
-        (0..batch.rows()).map(|row| results.holds(row)).collect()
     }
 
     /// Judges every row of `batch`, marking it where the configuration says so.
@@ -108,6 +107,7 @@ impl Checkpoint {
         batch: &mut Batch,
         emit: Emit,
         scratch: &mut Scratch,
+        book: &mut AlertBook,
         out: &mut Vec<Output>,
     ) -> Verdict {
         let rows = batch.rows();
@@ -117,31 +117,34 @@ impl Checkpoint {
         let failed = (rows - results.count_true()) as u64;
         self.state.passed += rows as u64 - failed;
         self.state.failed += failed;
+        self.state.unknown += results.count_errors() as u64;
         if emit == Emit::All || failed > 0 || self.state.last_failed {
             for row in 0..rows {
-                self.judge_row(pipeline, batch, row, results.holds(row), emit, out, &mut verdict);
+                self.judge_row(pipeline, batch, row, results.get(row), emit, book, out, &mut verdict);
             }
         }
         self.results = results;
         verdict
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "what a batch shares, and the row")]
     fn judge_row(
         &mut self,
         pipeline: &Arc<str>,
         batch: &mut Batch,
         row: usize,
-        passed: bool,
+        result: Option<bool>,
         emit: Emit,
+        book: &mut AlertBook,
         out: &mut Vec<Output>,
         verdict: &mut Verdict,
     ) {
+        let passed = result == Some(true);
         let changed = passed == self.state.last_failed;
         self.state.last_failed = !passed;
         if !passed {
             match self.config.on_fail {
-                OnFail::Alert => verdict.causes.push(self.cause(batch, row)),
+                OnFail::Alert => self.alert(pipeline, batch, row, result.is_none(), book, out),
                 OnFail::Flag => {
                     batch.set_flag(row, Flags::FLAGGED);
                     verdict.flagged += 1;
@@ -158,57 +161,126 @@ impl Checkpoint {
         }
     }
 
-    fn cause(&self, batch: &Batch, row: usize) -> Cause {
-        let name = &self.config.name;
-        Cause {
-            metric: format!("checkpoint {name}"),
+    fn alert(&self, pipeline: &Arc<str>, batch: &Batch, row: usize, is_unknown: bool, book: &mut AlertBook, out: &mut Vec<Output>) {
+        let (metric, time) = (&self.metrics[usize::from(is_unknown)], Timestamp(batch.time[row]));
+        if book.holds_back(pipeline, metric, self.config.severity, time) {
+            return;
+        }
+        let (name, check) = (&self.config.name, &self.config.check);
+        let message = if is_unknown {
+            format!("{name}: `{check}` cannot be evaluated, because a row lacks a value that it needs")
+        } else {
+            format!("{name}: a row does not meet `{check}`")
+        };
+        let cause = Cause {
+            metric: metric.clone(),
             source: Arc::clone(name),
             severity: self.config.severity,
-            time: Timestamp(batch.time[row]),
+            time,
             at: batch.seq(row),
-            message: format!("{name}: a row does not meet `{}`", self.config.check),
+            message,
             evidence: serde_json::to_value(batch.row(row)).unwrap_or_default(),
-        }
+        };
+        out.extend(book.raise(pipeline, cause));
     }
+}
+
+/// Asks the checkpoint called `name`, or all of them, about `row` of `batch`: `{name: whether it holds}`. Nothing is counted and
+/// nothing follows; a check that cannot be evaluated, or is not there, does not hold.
+pub fn validate(
+    checkpoints: &[Checkpoint],
+    name: Option<&str>,
+    batch: &Batch,
+    row: usize,
+    scratch: &mut Scratch,
+) -> BTreeMap<Arc<str>, bool> {
+    let asked = checkpoints.iter().filter(|checkpoint| name.is_none_or(|name| **checkpoint.name() == *name));
+    let mut answers: BTreeMap<Arc<str>, bool> = asked
+        .map(|checkpoint| {
+            let mut results = Bools::default();
+            checkpoint.expr.eval_bool(batch, row..row + 1, scratch, &mut results);
+            (Arc::clone(checkpoint.name()), results.holds(0))
+        })
+        .collect();
+    if let Some(name) = name {
+        answers.entry(name.into()).or_insert(false);
+    }
+    answers
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn judge(on_fail: OnFail, emit: Emit, values: &[f64]) -> (Batch, Verdict, Vec<bool>, CheckpointState) {
+    fn checkpoint(on_fail: OnFail) -> (Checkpoint, Arc<Stream>) {
         let stream = Arc::new(Stream::new("s", &["power"], &[]));
         let config =
             CheckpointConfig { name: "in_range".into(), check: "power >= 190.0".into(), on_fail, severity: Severity::High };
-        let mut checkpoint = Checkpoint::new(config, &stream).unwrap();
+        (Checkpoint::new(config, &stream).unwrap(), stream)
+    }
+
+    fn rows(stream: Arc<Stream>, values: &[f64]) -> Batch {
         let mut batch = Batch::new(stream, "x".into(), "x".into(), Timestamp(0));
         batch.time = (0..values.len() as i64).collect();
         batch.signals[0] = values.to_vec();
-        let mut out = Vec::new();
-        let verdict = checkpoint.judge(&"p".into(), &mut batch, emit, &mut Scratch::default(), &mut out);
-        let passed = out
-            .iter()
-            .map(|output| match &output.body {
-                Body::Checkpoint(result) => result.passed,
-                _ => panic!("another kind"),
-            })
-            .collect();
-        (batch, verdict, passed, checkpoint.state)
+        batch
+    }
+
+    fn judge(on_fail: OnFail, emit: Emit, values: &[f64]) -> (Batch, Verdict, Vec<Output>, CheckpointState) {
+        let (mut checkpoint, stream) = checkpoint(on_fail);
+        let mut batch = rows(stream, values);
+        let (mut book, mut out) = (AlertBook::new(crate::quality::alert::AlertConfig::default()), Vec::new());
+        let verdict = checkpoint.judge(&"p".into(), &mut batch, emit, &mut Scratch::default(), &mut book, &mut out);
+        (batch, verdict, out, checkpoint.state)
+    }
+
+    fn passed(out: &[Output]) -> Vec<bool> {
+        out.iter()
+            .filter_map(|output| if let Body::Checkpoint(result) = &output.body { Some(result.passed) } else { None })
+            .collect()
     }
 
     #[test]
     fn a_check_without_its_value_fails() {
-        let (_, verdict, passed, state) = judge(OnFail::Reject, Emit::All, &[195.0, f64::NAN, 100.0]);
+        let (_, verdict, out, state) = judge(OnFail::Reject, Emit::All, &[195.0, f64::NAN, 100.0]);
         assert_eq!(verdict.rejected, [1, 2]);
-        assert_eq!(passed, [true, false, false]);
-        assert_eq!((state.passed, state.failed), (1, 2));
+        assert_eq!(passed(&out), [true, false, false]);
+        assert_eq!((state.passed, state.failed, state.unknown), (1, 2, 1));
     }
 
     #[test]
     fn only_failures_and_the_first_pass_after_one_are_results() {
-        let (batch, verdict, passed, _) = judge(OnFail::Flag, Emit::Changes, &[195.0, 100.0, 195.0, 195.0]);
-        assert_eq!(passed, [false, true]);
+        let (batch, verdict, out, _) = judge(OnFail::Flag, Emit::Changes, &[195.0, 100.0, 195.0, 195.0]);
+        assert_eq!(passed(&out), [false, true]);
         assert_eq!(verdict.flagged, 1);
         assert!(batch.flags(1).has(Flags::FLAGGED) && !batch.flags(2).has(Flags::FLAGGED));
+    }
+
+    #[test]
+    fn a_missing_value_alerts_apart_from_a_wrong_one() {
+        let (_, _, out, _) = judge(OnFail::Alert, Emit::Changes, &[100.0, f64::NAN, 101.0, f64::NAN]);
+        let alerts: Vec<&str> = out
+            .iter()
+            .filter_map(|output| if let Body::Alert(alert) = &output.body { Some(&*alert.message) } else { None })
+            .collect();
+        assert_eq!(alerts.len(), 2, "{alerts:?}");
+        assert!(alerts[0].contains("does not meet") && alerts[1].contains("lacks a value"), "{alerts:?}");
+    }
+
+    #[test]
+    fn one_or_all_checkpoints_can_be_asked_and_one_that_is_not_there_does_not_hold() {
+        let (one, stream) = checkpoint(OnFail::Reject);
+        let config = CheckpointConfig { name: "low".into(), check: "power < 10.0".into(), ..one.config.clone() };
+        let all = [one, Checkpoint::new(config, &stream).unwrap()];
+        let batch = rows(stream, &[f64::NAN, 195.0]);
+        let ask = |name: Option<&str>, row: usize| -> Vec<(String, bool)> {
+            let answers = validate(&all, name, &batch, row, &mut Scratch::default());
+            answers.into_iter().map(|(name, holds)| (name.to_string(), holds)).collect()
+        };
+        assert_eq!(ask(None, 1), [("in_range".to_owned(), true), ("low".to_owned(), false)]);
+        assert_eq!(ask(None, 0), [("in_range".to_owned(), false), ("low".to_owned(), false)]);
+        assert_eq!(ask(Some("in_range"), 1), [("in_range".to_owned(), true)]);
+        assert_eq!(ask(Some("nix"), 1), [("nix".to_owned(), false)]);
+        assert!(all.iter().all(|checkpoint| checkpoint.state == CheckpointState::default()));
     }
 }

@@ -1,7 +1,13 @@
-//! Quality: named checks that gate what follows, alerts, and signals that have gone silent.
+//! Quality: named checks that gate what follows, thresholds, alerts, and signals that have gone silent, flat or stuck.
 //!
 //! - [`checkpoint`]: a check per row, and what a failure does: alert, flag or reject.
-//! - [`alert`]: severity and cooldown per metric.
+//! - [`threshold`]: values against limits, their own recent past, or their rate of change.
+//! - [`watch`]: signals that say nothing, or always the same, by the clock.
+//! - [`alert`]: severity and cooldown per metric, acknowledgement, escalation, history.
+//! - [`health`]: how the appliance itself does, as one score.
 
 pub mod alert;
 pub mod checkpoint;
+pub mod health;
+pub mod threshold;
+pub mod watch;

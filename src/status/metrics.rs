@@ -119,6 +119,14 @@ fn ledger(page: &mut Page, snapshot: &Snapshot) {
     for sink in &snapshot.sinks {
         page.sample("qadf_sink_lag_rows", &[("sink", &sink.id)], sink.rows.buffered as f64);
     }
+    page.family("qadf_sink_stalled_seconds", "gauge", "How long a sink's cursor stands although something waits.");
+    for sink in &snapshot.sinks {
+        page.sample("qadf_sink_stalled_seconds", &[("sink", &sink.id)], sink.stalled_seconds as f64);
+    }
+    page.family("qadf_sink_restarts_total", "counter", "How often a sink was started again.");
+    for sink in &snapshot.sinks {
+        page.sample("qadf_sink_restarts_total", &[("sink", &sink.id)], sink.restarts as f64);
+    }
     page.family("qadf_sink_up", "gauge", "1 if the sink's last attempt worked.");
     for sink in &snapshot.sinks {
         page.sample("qadf_sink_up", &[("sink", &sink.id)], f64::from(u8::from(sink.up)));

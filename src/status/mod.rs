@@ -231,6 +231,15 @@ pub struct GridStatus {
     pub tiles: u64,
     /// Memory.
     pub bytes: u64,
+    /// The highest layer so far.
+    #[serde(default)]
+    pub layer: Option<i32>,
+    /// What finished layers take in the store.
+    #[serde(default)]
+    pub stored_bytes: u64,
+    /// Samples for which there was no memory.
+    #[serde(default)]
+    pub full: u64,
 }
 
 /// An alert as people see it.
@@ -238,16 +247,22 @@ pub struct GridStatus {
 pub struct AlertStatus {
     /// The result's id.
     pub id: String,
-    /// How much it matters.
+    /// The ids under which it was raised again, one severity higher each time.
+    #[serde(default)]
+    pub escalations: Vec<String>,
+    /// How much it matters by now.
     pub severity: Severity,
     /// What raised it.
     pub source: String,
-    /// The pipeline; empty for the appliance itself.
+    /// The pipeline; `appliance` for streams and the appliance itself.
     pub pipeline: String,
     /// Event time.
     pub time: Timestamp,
     /// What happened, to what, and what to do.
     pub message: String,
+    /// The figures behind it.
+    #[serde(default)]
+    pub evidence: serde_json::Value,
     /// Who took note, and what they said.
     pub acknowledged: Option<Acknowledgement>,
 }
@@ -301,6 +316,12 @@ pub struct SinkStatus {
     pub results_buffered: u64,
     /// Attempts that failed.
     pub retries: u64,
+    /// How often it was started again because it ended or got nowhere.
+    #[serde(default)]
+    pub restarts: u64,
+    /// How long its cursor stands although something waits, seconds; 0 = it gets on.
+    #[serde(default)]
+    pub stalled_seconds: u64,
 }
 
 /// The store's figures.
@@ -372,6 +393,8 @@ mod tests {
             appliance: "a".into(),
             alerts: vec![AlertStatus {
                 id: "x".into(),
+                escalations: Vec::new(),
+                evidence: serde_json::Value::Null,
                 severity: Severity::High,
                 source: "s".into(),
                 pipeline: "p".into(),

@@ -106,6 +106,8 @@ pub struct StepCommit {
     pub through: RecordNo,
     /// What came out, in order.
     pub outputs: Vec<StepOutput>,
+    /// Rows that the engine refused.
+    pub dead_letters: Vec<DeadLetter>,
     /// The state, when it is time for one.
     pub checkpoint: Option<Checkpoint>,
     /// Told once it is synced. While the disk is full the writer keeps the step and tries again: nothing is told until then.
@@ -231,7 +233,9 @@ impl Command {
             Self::Append(append) => append.bytes,
             Self::Step(step) => {
                 let parts = step.checkpoint.iter().flat_map(|checkpoint| &checkpoint.parts);
-                256 + step.outputs.iter().map(|output| output.json.len() + 256).sum::<usize>()
+                let letters = step.dead_letters.iter().map(|letter| letter.raw.len() + 256).sum::<usize>();
+                256 + letters
+                    + step.outputs.iter().map(|output| output.json.len() + 256).sum::<usize>()
                     + parts.map(|(_, body)| 64 + body.as_ref().map_or(0, Vec::len)).sum::<usize>()
             }
             _ => 256,

@@ -104,13 +104,16 @@ impl Committer {
         committer
     }
 
-    /// Works until the queue is closed and empty, or a sync fails.
-    pub fn run(mut self) {
+    /// Works until the queue is closed and empty, or a sync fails. `on_corrupt` hears of damage before anybody else does.
+    pub fn run(mut self, on_corrupt: impl FnOnce(&str)) {
         let ended = self.work();
         let error = ended.err().unwrap_or(StoreError::Closed);
         self.shared.queue.close(error.clone());
         let (rest, _) = self.shared.queue.take(usize::MAX, usize::MAX, Duration::ZERO);
         self.kept.drain(..).chain(rest).for_each(|command| command.refuse(error.clone()));
+        if let StoreError::Corrupt(why) = &error {
+            on_corrupt(why);
+        }
         if error != StoreError::Closed {
             self.shared.fatal(error);
         }
@@ -317,7 +320,7 @@ impl Committer {
         self.flush_joining()?;
         let arrival = match input {
             Input::Watermark { arrival, .. } => arrival.0,
-            Input::Tick(time) => time.0,
+            Input::Tick(time) | Input::Order { time, .. } => time.0,
             Input::Batch(_) | Input::End => self.state.arrival_last,
         };
         let Some(body) = encode(input) else { return Ok(()) };
@@ -362,6 +365,12 @@ impl Committer {
             } else {
                 accepted.repeated += 1;
             }
+        }
+        for letter in &step.dead_letters {
+            self.append_dead_letter(letter)?;
+        }
+        if !step.dead_letters.is_empty() {
+            set_meta(&self.connection, "refused_through", step.through.0 as i64)?;
         }
         if let Some(checkpoint) = &step.checkpoint {
             super::checkpoint::write(&self.connection, checkpoint)?;

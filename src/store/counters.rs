@@ -54,6 +54,10 @@ pub struct StoreCounters {
     pub output_bytes: u64,
     /// Rows removed by age or for room, delivered or not.
     pub rows_removed: u64,
+    /// Records that were asked for and cannot be read.
+    pub records_damaged: u64,
+    /// The first damage that was met since the start; the next start salvages.
+    pub damage: Option<String>,
     /// Appends answered with "full" or "the disk refused".
     pub appends_refused: u64,
     /// Inputs that the engine has to read back because it was behind.

@@ -8,6 +8,7 @@
 //!                       [8] tags device, optional boot, optional seq
 //! kind 2     watermark  text stream, text partition, signed time, signed arrival
 //! kind 3     tick       signed time
+//! kind 4     order      signed time, text order (JSON)
 //! shape      bytes { text id, text time field, unit 0..=3, missing 0|1, varint signals, (text name, text unit) each,
 //!                    varint tags, text name each }
 //! tags       varint distinct texts, text each, integers: 0 = null, otherwise 1 + place of the text
@@ -81,6 +82,13 @@ pub fn encode(input: &Input) -> Option<Vec<u8>> {
             put_signed(out, arrival.0);
         })),
         Input::Tick(time) => Some(sealed(3, 16, |out| put_signed(out, time.0))),
+        // A text is cut at its bound; whoever makes an order keeps it far shorter ([`crate::model::ORDER_BYTES_MAX`]).
+        Input::Order { time, order } => serde_json::to_string(order).ok().map(|json| {
+            sealed(4, 32 + json.len(), |out| {
+                put_signed(out, time.0);
+                put_text(out, &json);
+            })
+        }),
         Input::End => None,
     }
 }
@@ -193,6 +201,11 @@ impl Decoder {
                 arrival: Timestamp(cursor.signed()?),
             },
             3 => Input::Tick(Timestamp(cursor.signed()?)),
+            4 => {
+                let time = Timestamp(cursor.signed()?);
+                let order = serde_json::from_str(&cursor.shared_text()?);
+                Input::Order { time, order: order.map_err(|_| DecodeError::Invalid("an order that is none"))? }
+            }
             _ => return Err(DecodeError::Invalid("an unknown kind of input")),
         };
         if cursor.0.is_empty() { Ok(input) } else { Err(DecodeError::Invalid("bytes after the end")) }
@@ -319,6 +332,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::{Key, Order};
 
     fn full(rows: usize) -> Batch {
         let mut stream = Stream::new("melt", &["intensity", "power"], &["part"]);
@@ -363,6 +377,10 @@ mod tests {
         }
         check(&Input::Tick(Timestamp::MIN));
         check(&Input::Watermark { stream: "s".into(), partition: "p".into(), time: Timestamp(1), arrival: Timestamp::MAX });
+        let key = Key::from([("part".into(), Some("A".into())), ("recipe".into(), None)]);
+        let (chart, author, reason) = ("c".into(), "ada".into(), "new nozzle".into());
+        let order = Order::Exclude { chart, key, indices: vec![3, 9], author, reason };
+        check(&Input::Order { time: Timestamp(7), order });
         assert_eq!(encode(&Input::End), None);
     }
 
@@ -380,8 +398,11 @@ mod tests {
             Input::Watermark { stream: "melt".into(), partition: "p".into(), time: Timestamp(-1), arrival: Timestamp(300) };
         assert_eq!(hex(&encode(&watermark).unwrap()), GOLDEN_WATERMARK);
         assert_eq!(hex(&encode_batch(&full(4))), GOLDEN_BATCH);
+        let order = Order::Acknowledge { alert: "a".into(), name: "n".into(), note: "".into() };
+        assert_eq!(hex(&encode(&Input::Order { time: Timestamp(5), order }).unwrap()), GOLDEN_ORDER);
     }
 
+    const GOLDEN_ORDER: &str = "5101040a387b226f72646572223a2261636b6e6f776c65646765222c22616c657274223a2261222c226e616d65223a226e222c226e6f7465223a22227da9b60684";
     const GOLDEN_TICK: &str = "5101030a3167cf98";
     const GOLDEN_WATERMARK: &str = "510102046d656c74017001d804dd34d9e1";
     const GOLDEN_BATCH: &str = "51010126046d656c740474696d6500000209696e74656e73697479015605706f77657200010470617274097363616e5f68656164092f6465762f747479309a01040f0201d00f24020f01000000000000000033baba95cde9d23f5941a5178d11e23f40a85d980311e93f05020000010e020101aa1f0a02016101620200000261020301002000000000000000f03f00b81e85eb51b89e3f0002020000010a0102643100020002020000010e0100020c11b6bb";
@@ -425,7 +446,7 @@ mod tests {
     proptest! {
         /// Bytes that pass the checksum but were never written by us.
         #[test]
-        fn crafted_bytes_are_survived(at in 3usize..250, byte: u8, kind in 0u8..5, cut in 0usize..250) {
+        fn crafted_bytes_are_survived(at in 3usize..250, byte: u8, kind in 0u8..6, cut in 0usize..250) {
             let mut blob = encode_batch(&full(20));
             blob.truncate(blob.len() - CRC_BYTES);
             let at = at % blob.len();

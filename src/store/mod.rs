@@ -5,7 +5,8 @@
 //! of their own ([`Reader`]).
 //!
 //! ```text
-//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_record, next_seq, next_result
+//! meta          name, value                identity, checkpoint (record), tail_record, tail_result, next_result, refused_through,
+//!                                          first_record, first_seq, first_result (the oldest that are kept)
 //! streams       number, id                 what inbox.stream and spans.stream mean
 //! inbox         record*, seq, rows, stream, arrival, time_min, time_max, body
 //!                                          one input a record; `body` as in encoding.rs; rows have the numbers seq … seq+rows−1
@@ -27,12 +28,14 @@
 //! - Records and results are numbered from 1 without gaps in the order of commit, rows likewise; a salvage may leave gaps, and says so.
 //!   Numbers are never given twice: the newest record and result are never removed.
 //! - A command is answered only after the sync of the transaction that holds it; a transaction holds all of a command or nothing.
+//! - A damaged file never stops a start: what can be read of it is in the new one, and what cannot is named in `lost` (salvage.rs).
 //! - Removal is from the oldest on; nothing after the engine's checkpoint is removed.
 //! - What a crash leaves is what the last synced transaction left: opening is recovering, and reads at most the last 1,024 records.
 //!
 //! What is assumed of the medium: a sync that returned is kept; what was written after the last sync may be there, torn, reordered or
 //! missing, which the log's checksums tell. A sync that failed tells nothing: the process must end.
 
+mod carve;
 mod checkpoint;
 mod columns;
 mod command;
@@ -44,20 +47,26 @@ mod error;
 mod feed;
 mod history;
 mod lock;
+mod log;
+mod loss;
 mod merge;
 mod queue;
 mod reader;
+mod rebuild;
+mod renumber;
 mod retention;
+mod salvage;
 mod schema;
+mod settle;
 mod shared;
 mod state;
 mod sweep;
 mod tables;
+mod verify;
 mod wire;
 mod writer;
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -73,16 +82,20 @@ pub use duplicates::{Admitted, Duplicates};
 pub use error::StoreError;
 pub use feed::Feed;
 pub use history::History;
+pub use loss::{Kept, Loss, Numbers, Ranges};
 pub use queue::Waker;
 pub use reader::{Inventory, Reader, RowsPage, StoredResult};
 pub use retention::WhenFull;
 pub use schema::FILE_NAME;
 pub use shared::OnFatal;
 pub use state::Balance;
+pub use verify::{StoreFile, Verified, files, repair, verify};
 pub use writer::{NotTaken, Writer};
 
+use carve::Pages;
 use commit::Committer;
 use lock::DirectoryLock;
+use salvage::Making;
 use shared::Shared;
 use state::State;
 use sweep::Sweeper;
@@ -124,10 +137,14 @@ pub struct Recovered {
     pub checkpoint: Option<Checkpoint>,
     /// The record after which the engine goes on.
     pub resume_after: RecordNo,
+    /// The dead letters of inputs up to here are in the store, whatever the engine goes over again.
+    pub refused_through: RecordNo,
     /// How many records it has to go over again.
     pub to_replay: u64,
     /// What could not be used, in words: a damaged checkpoint or file.
     pub notices: Vec<String>,
+    /// The store was damaged, and has just been salvaged: what is lost.
+    pub loss: Option<Loss>,
 }
 
 /// The store, open for writing. Dropping it commits what waits and closes it.
@@ -144,28 +161,23 @@ impl Store {
     /// Opens the store in `directory`, or makes one.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another process has it; errors of the disk. A corrupt file is not an error.
+    /// [`StoreError::Locked`] if another process has it; errors of the disk. A damaged file is not an error: it is set aside and salvaged.
     pub fn open(directory: &Path, config: StoreConfig) -> Result<(Self, Recovered), StoreError> {
         std::fs::create_dir_all(directory).map_err(|error| StoreError::file(directory, &error))?;
         let lock = DirectoryLock::take(directory)?;
+        let Opened { connection, state, sweeper, identity, recovered } = open_or_salvage(directory, &config)?;
         let file = directory.join(FILE_NAME);
-        let connection = schema::open_writer(&file, config.page_bytes, random_identity)?;
-        sync_directory(directory)?;
-        let state = State::load(&connection)?;
-        let recovered = recover(&connection, &state)?;
-        let identity = schema::meta(&connection, "identity")? as u64;
-        let sweeper = Sweeper::new(&connection, config.max_bytes, config.max_age_ns, config.when_full)?;
 
         let (wake, woken) = sync_channel(1);
-        let shared = Arc::new(Shared::new(config.queue_bytes, wake)?);
+        let shared = Arc::new(Shared::new(directory, config.queue_bytes, wake)?);
         let checkpointer = schema::open_checkpointer(&file)?;
         let committer = Committer::new(connection, state, sweeper, Arc::clone(&shared));
         let threads = vec![
             spawn("store", {
-                let shared = Arc::clone(&shared);
+                let (shared, directory) = (Arc::clone(&shared), directory.to_owned());
                 move || {
                     let _closing = CloseAtEnd(shared);
-                    committer.run();
+                    committer.run(|why| salvage::mark(&directory, why));
                 }
             })?,
             spawn("store-log", {
@@ -197,7 +209,7 @@ impl Store {
     /// # Errors
     /// As the disk's.
     pub fn reader(&self) -> Result<Reader, StoreError> {
-        Reader::open(&self.directory)
+        Ok(Reader::open(&self.directory)?.of(Arc::clone(&self.shared)))
     }
 
     /// Every input after `record`, for an engine.
@@ -259,6 +271,67 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     spawned.map_err(|error| StoreError::Refused(format!("the thread `{name}` cannot be started: {error}")))
 }
 
+/// A store that was read as far as a start reads it.
+struct Opened {
+    connection: rusqlite::Connection,
+    state: State,
+    sweeper: Sweeper,
+    identity: u64,
+    recovered: Recovered,
+}
+
+/// Opens what is there; if that is damaged, what can be salvaged of it.
+fn open_or_salvage(directory: &Path, config: &StoreConfig) -> Result<Opened, StoreError> {
+    let making = Making::new(config.page_bytes)?;
+    let mut loss = salvage::finish(directory)?;
+    let opened = match salvage::marked(directory) {
+        Some(why) => Err(StoreError::Corrupt(why)),
+        None => open_sound(directory, config, making),
+    };
+    let opened = match opened {
+        Err(StoreError::Disk(why)) => match salvage::unreadable(&directory.join(FILE_NAME)) {
+            Some(why) => Err(StoreError::Corrupt(why)),
+            None => Err(StoreError::Disk(why)),
+        },
+        other => other,
+    };
+    let mut opened = match opened {
+        Err(StoreError::Corrupt(why)) => {
+            loss = Some(salvage::salvage(directory, making, &why)?);
+            open_sound(directory, config, making)?
+        }
+        other => other?,
+    };
+    if let Some(loss) = loss {
+        opened.recovered.notices.push(loss.said());
+        opened.recovered.loss = Some(loss);
+    }
+    Ok(opened)
+}
+
+/// Opens a store that is not damaged, or makes one.
+fn open_sound(directory: &Path, config: &StoreConfig, making: Making) -> Result<Opened, StoreError> {
+    let file = directory.join(FILE_NAME);
+    if !file.exists() {
+        if directory.join(salvage::LOG).exists() {
+            return Err(StoreError::Corrupt("there is a log without its file".to_owned()));
+        }
+        salvage::create(directory, making)?;
+    }
+    if let Some(why) = salvage::log_damage(directory, making)? {
+        return Err(StoreError::Corrupt(why));
+    }
+    let connection = schema::open_writer(&file)?;
+    let pages = Pages::open(&file, &directory.join(salvage::LOG), config.page_bytes);
+    schema::probe(&connection, &pages.map_err(|error| StoreError::file(&file, &error))?)?;
+    let state = State::load(&connection)?;
+    let recovered = recover(&connection, &state)?;
+    let identity = schema::meta(&connection, "identity")? as u64;
+    let sweeper = Sweeper::new(&connection, config.max_bytes, config.max_age_ns, config.when_full)?;
+    schema::trust(&connection)?;
+    Ok(Opened { connection, state, sweeper, identity, recovered })
+}
+
 /// Where the engine goes on.
 fn recover(connection: &rusqlite::Connection, state: &State) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered::default();
@@ -268,6 +341,7 @@ fn recover(connection: &rusqlite::Connection, state: &State) -> Result<Recovered
         Err(error) => return Err(error),
     }
     recovered.resume_after = recovered.checkpoint.as_ref().map_or(RecordNo(0), |checkpoint| checkpoint.position);
+    recovered.refused_through = RecordNo(schema::meta(connection, "refused_through")?.max(0) as u64);
     let oldest: Option<i64> = connection.query_row("SELECT min(record) FROM inbox", [], |row| row.get(0))?;
     let first = recovered.resume_after.0.max(oldest.map_or(0, |oldest| oldest as u64 - 1));
     recovered.to_replay = (state.next_record - 1).saturating_sub(first);
@@ -300,13 +374,6 @@ const LOG_INTERVAL: Duration = Duration::from_millis(20);
 
 fn page_bytes(connection: &rusqlite::Connection) -> u64 {
     connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0)).map_or(0, |bytes| bytes.max(0) as u64)
-}
-
-fn random_identity() -> Result<u64, StoreError> {
-    let path = Path::new("/dev/urandom");
-    let mut bytes = [0; 8];
-    File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(|error| StoreError::file(path, &error))?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Makes the names of new files durable.

@@ -13,6 +13,7 @@ use super::command::{Checkpoint, CommittedInput, DeadLetter, Lane, RecordNo};
 use super::encoding::Decoder;
 use super::error::StoreError;
 use super::schema::{FILE_NAME, meta, open_reader};
+use super::shared::Shared;
 use super::state::{Balance, State};
 use super::{checkpoint, tables};
 use crate::model::{Batch, Input, Seq, Timestamp};
@@ -23,6 +24,29 @@ const RECORDS_MAX: i64 = 4_096;
 const BYTES_MAX: usize = 8 << 20;
 /// Damaged records that are named; more are only counted.
 const DAMAGED_MAX: usize = 1_000;
+
+/// Records that cannot be read.
+#[derive(Default)]
+struct Damaged {
+    records: BTreeSet<u64>,
+    count: u64,
+    shared: Option<Arc<Shared>>,
+}
+
+impl Damaged {
+    fn note(&mut self, record: RecordNo) {
+        if self.records.contains(&record.0) {
+            return;
+        }
+        self.count += 1;
+        if self.records.len() < DAMAGED_MAX {
+            self.records.insert(record.0);
+            if let Some(shared) = &self.shared {
+                shared.damaged(record.0);
+            }
+        }
+    }
+}
 
 /// Rows of the inbox after a place.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -93,9 +117,10 @@ pub struct Inventory {
 pub struct Reader {
     connection: Connection,
     directory: PathBuf,
+    /// Of the store that is open in this process.
+    shared: Option<Arc<Shared>>,
     decoder: Decoder,
-    damaged: BTreeSet<u64>,
-    damaged_count: u64,
+    damaged: Damaged,
     /// Where the last page of rows ended: (number, the record after it).
     place: Option<(u64, i64)>,
 }
@@ -117,8 +142,8 @@ impl Reader {
             connection: open_reader(file)?,
             directory: directory.to_owned(),
             decoder: Decoder::default(),
-            damaged: BTreeSet::new(),
-            damaged_count: 0,
+            shared: None,
+            damaged: Damaged::default(),
             place: None,
         })
     }
@@ -128,7 +153,26 @@ impl Reader {
     /// # Errors
     /// As [`Self::open`].
     pub fn another(&self) -> Result<Self, StoreError> {
-        Self::open(&self.directory)
+        let another = Self::open(&self.directory)?;
+        Ok(match &self.shared {
+            Some(shared) => another.of(Arc::clone(shared)),
+            None => another,
+        })
+    }
+
+    /// Tells the store of this process of what cannot be read.
+    pub(super) fn of(mut self, shared: Arc<Shared>) -> Self {
+        self.damaged.shared = Some(Arc::clone(&shared));
+        self.shared = Some(shared);
+        self
+    }
+
+    /// Passes an outcome on; damage that no reader gets past ends the store.
+    fn told<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let (Some(shared), Err(error)) = (&self.shared, &outcome) {
+            shared.met(error);
+        }
+        outcome
     }
 
     /// What makes row ids of this store its own.
@@ -146,7 +190,8 @@ impl Reader {
     pub fn inputs_after(&mut self, record: RecordNo, rows_max: usize) -> Result<Vec<CommittedInput>, StoreError> {
         let (mut after, mut inputs) = (record, Vec::new());
         loop {
-            let looked = self.inputs_page(after, rows_max, &mut inputs)?;
+            let looked = self.inputs_page(after, rows_max, &mut inputs);
+            let looked = self.told(looked)?;
             match looked {
                 // Nothing but damage so far: what follows may be well.
                 Some(last) if inputs.is_empty() => after = last,
@@ -175,7 +220,7 @@ impl Reader {
             looked = Some(record);
             match self.decoder.decode(body, first_seq) {
                 Ok(input) => inputs.push(CommittedInput { record, first_seq, rows: count, input, decoded_at: None }),
-                Err(_) => damage(&mut self.damaged, &mut self.damaged_count, record),
+                Err(_) => self.damaged.note(record),
             }
         }
         Ok(looked)
@@ -186,6 +231,11 @@ impl Reader {
     /// # Errors
     /// As the disk's.
     pub fn rows_after(&mut self, seq: Seq, rows_max: usize, only: Option<&[Arc<str>]>) -> Result<RowsPage, StoreError> {
+        let page = self.rows_page(seq, rows_max, only);
+        self.told(page)
+    }
+
+    fn rows_page(&mut self, seq: Seq, rows_max: usize, only: Option<&[Arc<str>]>) -> Result<RowsPage, StoreError> {
         let first = match self.place {
             Some((place, record)) if place == seq.0 => record,
             _ => match tables::record_after(&self.connection, seq.0)? {
@@ -224,7 +274,7 @@ impl Reader {
                 match self.decoder.decode(body, first_seq) {
                     Ok(Input::Batch(batch)) => page.batches.push(after(batch, seq)),
                     Ok(_) => {}
-                    Err(_) => damage(&mut self.damaged, &mut self.damaged_count, record),
+                    Err(_) => self.damaged.note(record),
                 }
             }
             page.at_end &= looked < RECORDS_MAX;
@@ -247,6 +297,15 @@ impl Reader {
     /// # Errors
     /// As the disk's.
     pub fn results_after(
+        &self,
+        seq: Seq,
+        results_max: usize,
+        only: Option<&[Arc<str>]>,
+    ) -> Result<(Vec<StoredResult>, Seq), StoreError> {
+        self.told(self.results_page(seq, results_max, only))
+    }
+
+    fn results_page(
         &self,
         seq: Seq,
         results_max: usize,
@@ -320,6 +379,14 @@ impl Reader {
         found
     }
 
+    /// The checkpoint's parts whose names begin with `prefix`, which ends with `/`, by name; those that it is read without too.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if a part is damaged.
+    pub fn parts_under(&self, prefix: &str, part: impl FnMut(String, &[u8])) -> Result<(), StoreError> {
+        checkpoint::read_under(&self.connection, prefix, part)
+    }
+
     /// Values kept under keys that start with `prefix`, in order of their keys, up to `values_max`.
     ///
     /// # Errors
@@ -359,7 +426,7 @@ impl Reader {
     /// # Errors
     /// As the disk's.
     pub fn balances(&self) -> Result<Vec<Balance>, StoreError> {
-        Ok(State::load(&self.connection)?.balances())
+        Ok(self.load()?.balances())
     }
 
     /// What is in the store.
@@ -367,7 +434,7 @@ impl Reader {
     /// # Errors
     /// As the disk's.
     pub fn inventory(&self) -> Result<Inventory, StoreError> {
-        let state = State::load(&self.connection)?;
+        let state = self.load()?;
         let text = "SELECT (SELECT min(record) FROM inbox), (SELECT max(record) FROM inbox), (SELECT count(*) FROM inbox), \
                     (SELECT count(*) FROM outbox), (SELECT count(*) FROM dead_letters)";
         let counts: [i64; 5] = self.connection.query_row(text, [], |row| {
@@ -397,6 +464,14 @@ impl Reader {
         })
     }
 
+    /// Of one moment: what is written in between would contradict what was read before.
+    fn load(&self) -> Result<State, StoreError> {
+        let moment = self.connection.unchecked_transaction()?;
+        let state = State::load(&self.connection)?;
+        moment.finish()?;
+        Ok(state)
+    }
+
     fn lost(&self) -> Result<Vec<serde_json::Value>, StoreError> {
         let mut statement = self.connection.prepare_cached("SELECT report FROM lost ORDER BY number")?;
         let mut found = statement.query([])?;
@@ -409,7 +484,7 @@ impl Reader {
 
     /// Records that could not be decoded so far: how many, and which (the first thousand).
     pub fn damaged(&self) -> (u64, impl Iterator<Item = RecordNo> + '_) {
-        (self.damaged_count, self.damaged.iter().copied().map(RecordNo))
+        (self.damaged.count, self.damaged.records.iter().copied().map(RecordNo))
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -424,16 +499,6 @@ impl Reader {
 fn numbers(found: &Record<'_>) -> Result<(RecordNo, Seq, u64), StoreError> {
     let number = |place| found.get::<_, i64>(place).map(|number| number.max(0) as u64);
     Ok((RecordNo(number(0)?), Seq(number(1)?), number(2)?))
-}
-
-fn damage(damaged: &mut BTreeSet<u64>, count: &mut u64, record: RecordNo) {
-    if damaged.contains(&record.0) {
-        return;
-    }
-    *count += 1;
-    if damaged.len() < DAMAGED_MAX {
-        damaged.insert(record.0);
-    }
 }
 
 /// The rows of `batch` after number `seq`.

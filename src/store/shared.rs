@@ -1,5 +1,6 @@
 //! What the writer's thread shares with everybody else.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::counters::{Durations, StoreCounters, StoreStatus};
 use super::error::StoreError;
 use super::queue::Queue;
+use super::salvage;
 use super::state::Balance;
 
 /// Called once, when the store has ended after a fatal error.
@@ -31,14 +33,16 @@ pub struct Shared {
     pub queue: Queue,
     /// The last record that is committed.
     pub committed: AtomicU64,
+    directory: PathBuf,
     live: Mutex<Live>,
     checkpointer: Mutex<Option<SyncSender<()>>>,
 }
 
 impl Shared {
     /// With nothing done yet.
-    pub fn new(queue_bytes_max: usize, checkpointer: SyncSender<()>) -> Result<Self, StoreError> {
+    pub fn new(directory: &Path, queue_bytes_max: usize, checkpointer: SyncSender<()>) -> Result<Self, StoreError> {
         Ok(Self {
+            directory: directory.to_owned(),
             queue: Queue::new(queue_bytes_max),
             committed: AtomicU64::new(0),
             live: Mutex::new(Live {
@@ -71,8 +75,37 @@ impl Shared {
         }
     }
 
+    /// A record cannot be read. It is passed over; the next start salvages.
+    pub fn damaged(&self, record: u64) {
+        self.live().counters.records_damaged += 1;
+        self.note_damage(&format!("record {record} does not match its checksum"));
+    }
+
+    /// A read met what SQLite cannot make sense of: nobody would get past it, so the process has to end and start again.
+    pub fn met(&self, error: &StoreError) {
+        match error {
+            StoreError::Corrupt(_) => {
+                self.queue.close(error.clone());
+                self.fatal(error.clone());
+            }
+            StoreError::Disk(why) => self.note_damage(&format!("{}{why}", salvage::REFUSED_READ)),
+            _ => {}
+        }
+    }
+
+    fn note_damage(&self, why: &str) {
+        let is_first = self.live().counters.damage.is_none();
+        if is_first {
+            self.live().counters.damage = Some(why.to_owned());
+            salvage::mark(&self.directory, why);
+        }
+    }
+
     /// The store has ended.
     pub fn fatal(&self, error: StoreError) {
+        if let StoreError::Corrupt(why) = &error {
+            self.note_damage(why);
+        }
         let mut live = self.live();
         live.counters.status = StoreStatus::Fatal(error.to_string());
         let told = live.on_fatal.take();

@@ -141,7 +141,29 @@ impl State {
         state.load_results(connection)?;
         let last: Option<i64> = connection.query_row("SELECT max(number) FROM dead_letters", [], |row| row.get(0))?;
         state.next_dead_letter = last.unwrap_or(0).max(0) as u64 + 1;
+        state.check(connection)?;
         Ok(state)
+    }
+
+    /// Nothing names a number that was never given.
+    fn check(&self, connection: &Connection) -> Result<(), StoreError> {
+        let told = |what: &str, named: u64, next: u64| {
+            Err(StoreError::Corrupt(format!("{what} names number {named}, and {next} is the next one to be given")))
+        };
+        for (what, next) in [("tail_record", self.next_record), ("tail_result", self.next_result), ("checkpoint", self.next_record)]
+        {
+            let named = meta(connection, what)? as u64;
+            if named >= next {
+                return told(what, named, next);
+            }
+        }
+        for ((sink, lane), cursor) in &self.cursors {
+            let next = if *lane == Lane::Rows { self.next_seq } else { self.next_result };
+            if cursor.seq.0 >= next {
+                return told(&format!("the cursor of sink `{sink}`"), cursor.seq.0, next);
+            }
+        }
+        Ok(())
     }
 
     /// What the tables say, after a transaction was rolled back; deliveries under way are still known.
@@ -457,6 +479,11 @@ impl State {
             }
         };
         self.cursors.iter().map(balance).collect()
+    }
+
+    /// The same, each with the streams or pipelines that the sink gets.
+    pub fn balances_and_names(&self) -> impl Iterator<Item = (Balance, Option<Vec<Arc<str>>>)> + '_ {
+        self.balances().into_iter().zip(self.cursors.values().map(|cursor| cursor.only.clone()))
     }
 
     /// What an append without rows is answered with.

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use super::command::Lane;
 use super::error::StoreError;
 use super::retention::{AgeClock, Budget, WhenFull};
-use super::schema::meta;
+use super::schema::{meta, set_meta};
 use super::state::State;
 use super::tables::{self, record_after};
 
@@ -258,14 +258,16 @@ impl Sweeper {
                     undelivered |= state.expire(Lane::Rows, name, numbers, count as u64);
                     swept.rows += count as u64;
                 }
-                last = Some((record, arrival));
+                last = Some((record, arrival, seq + count));
             }
         }
-        let Some((record, arrival)) = last else { return Ok((0, i64::MAX)) };
+        let Some((record, arrival, next_seq)) = last else { return Ok((0, i64::MAX)) };
         if undelivered {
             state.write_cursors(connection, Lane::Rows)?;
         }
         let removed = connection.prepare_cached("DELETE FROM inbox WHERE record <= ?1")?.execute([record])?;
+        set_meta(connection, "first_record", record + 1)?;
+        set_meta(connection, "first_seq", next_seq)?;
         Ok((removed, arrival))
     }
 
@@ -300,6 +302,7 @@ impl Sweeper {
         if undelivered {
             state.write_cursors(connection, Lane::Results)?;
         }
+        set_meta(connection, "first_result", last + 1)?;
         Ok(connection.prepare_cached("DELETE FROM outbox WHERE seq <= ?1")?.execute([last])?)
     }
 

@@ -86,8 +86,9 @@ impl Writer {
     /// # Errors
     /// As the commit's.
     pub fn commit_step_and_wait(&self, step: StepCommit) -> Result<StepAccepted, StoreError> {
-        let StepCommit { through, outputs, checkpoint, on_committed } = step;
-        let waited = Self::wait(|answer| self.commit_step(StepCommit { through, outputs, checkpoint, on_committed: answer }));
+        let StepCommit { through, outputs, dead_letters, checkpoint, on_committed } = step;
+        let waited =
+            Self::wait(|answer| self.commit_step(StepCommit { through, outputs, dead_letters, checkpoint, on_committed: answer }));
         on_committed(waited.clone());
         waited
     }

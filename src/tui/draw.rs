@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::Snapshot,
-    model::Severity,
+    model::{Severity, Timestamp},
     status::{ChartStatus, StreamStatus},
 };
 
@@ -71,7 +71,10 @@ fn header(frame: &mut Frame<'_>, area: Rect, view: &View, snapshot: &Snapshot) {
     let second = match (&view.trouble, snapshot.problems.first()) {
         (Some(trouble), _) => Line::from(format!(" {trouble}")).fg(Color::Red),
         (None, Some(problem)) => Line::from(format!(" {problem}")).fg(Color::Yellow),
-        (None, None) => Line::from(format!(" {}", snapshot.time)).fg(Color::DarkGray),
+        (None, None) => {
+            Line::from(format!(" {}", Timestamp(snapshot.time.0.div_euclid(1_000_000_000).saturating_mul(1_000_000_000))))
+                .fg(Color::DarkGray)
+        }
     };
     frame.render_widget(Paragraph::new(vec![first, second]), area);
 }

@@ -11,7 +11,7 @@
 //! Little-endian. A voxel takes 52 bytes and what its optional lanes take; empty voxels take one bit. Bytes that were cut, changed
 //! or written by a grid with other lanes are refused as a whole.
 
-use super::{Grid, GridError, Stamped, Stats, Sum, TileKey, Weights, tile::TILE_VOXELS};
+use super::{Expected, Grid, GridError, Region, Stamped, Stats, Sum, TileKey, Weights, tile::TILE_VOXELS};
 
 const FORMAT: u8 = 1;
 const WEIGHT: u8 = 1;
@@ -24,46 +24,38 @@ const BITMAP_BYTES: usize = TILE_VOXELS / 8;
 pub struct TileBlob {
     /// Which one.
     pub key: TileKey,
-    /// Only what came after the stored tile left memory: the store keeps [`merge_tiles`] of the two.
-    pub is_delta: bool,
     /// As the module's page draws them.
     pub bytes: Vec<u8>,
+}
+
+/// A layer that left memory, or what came for it after it had left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departed {
+    /// Which one.
+    pub layer: i32,
+    /// How often it had left before: what comes later is kept beside what was there.
+    pub generation: u32,
+    /// Its tiles, by key.
+    pub tiles: Vec<TileBlob>,
 }
 
 /// What is known of a tile's voxels, by signal: places that have a value, and it.
 type Decoded = Vec<Vec<(usize, Stats)>>;
 
-/// The bytes of a tile that holds the rows of `stored` and then those of `later`.
-///
-/// # Errors
-/// Bytes that are no tile, or tiles of different grids.
-pub fn merge_tiles(key: TileKey, stored: &[u8], later: &[u8]) -> Result<Vec<u8>, GridError> {
-    let refused = |why| GridError::Tile { key: key.0, why };
-    let (lanes, mut merged) = decode(stored).map_err(refused)?;
-    let (other_lanes, other) = decode(later).map_err(refused)?;
-    if lanes != other_lanes || merged.len() != other.len() {
-        return Err(GridError::Mismatch { what: "statistics" });
-    }
-    for (own, other) in merged.iter_mut().zip(other) {
-        for (cell, stats) in other {
-            match own.binary_search_by_key(&cell, |(cell, _)| *cell) {
-                Ok(at) => own[at].1 = own[at].1.merged(&stats),
-                Err(at) => own.insert(at, (cell, stats)),
-            }
-        }
-    }
-    Ok(encode(lanes, &merged))
-}
-
 impl Grid {
-    /// The tiles touched after `version`, sorted by key, for a checkpoint at this version. Tiles of evicted layers leave memory with
-    /// it: what is returned has to be stored together with the checkpoint.
-    pub fn take_touched_tiles(&mut self, version: u64) -> Vec<TileBlob> {
-        let blobs: Vec<TileBlob> = self.touched_since(version).into_iter().filter_map(|key| self.blob(key)).collect();
-        for blob in blobs.iter().filter(|blob| blob.is_delta) {
-            self.remove(blob.key);
-        }
-        blobs
+    /// The tiles touched after `version`, sorted by key, for a checkpoint at this version.
+    pub fn touched_tiles(&self, version: u64) -> Vec<TileBlob> {
+        self.touched_since(version).into_iter().filter_map(|key| self.blob(key)).collect()
+    }
+
+    /// The tiles of a layer, sorted by key.
+    pub fn layer_tiles(&self, layer: i32) -> Vec<TileBlob> {
+        self.layer_keys(layer).into_iter().filter_map(|key| self.blob(key)).collect()
+    }
+
+    /// Whether a tile can have a voxel whose centre lies in `region`.
+    pub fn meets(&self, key: TileKey, region: &Region) -> bool {
+        self.may_meet(key, region)
     }
 
     /// Whether a quarter of the memory or less is left: time to [`Grid::evict_finished`].
@@ -71,30 +63,70 @@ impl Grid {
         self.bytes() > self.config.settings().bytes_max / 4 * 3
     }
 
-    /// Lets finished layers leave memory, from the lowest, until half of it is free; their tiles, sorted by key, have to be stored
-    /// together with the checkpoint. Queries for such a layer load its tiles into a grid of their own ([`Grid::restore_tile`]).
-    pub fn evict_finished(&mut self) -> Vec<TileBlob> {
-        let mut blobs = Vec::new();
+    /// Lets finished layers leave memory, from the lowest, until half of it is free. What is returned has to be kept: whoever looks at
+    /// such a layer loads its tiles into a grid of their own ([`Grid::restore_tile`]), the latest generation first.
+    pub fn evict_finished(&mut self) -> Vec<Departed> {
+        let mut departed = Vec::new();
         let places: Vec<u32> = self.layer_places.values().copied().collect();
         for place in places {
             if self.bytes() <= self.config.settings().bytes_max / 2 {
                 break;
             }
-            if self.layers[place as usize].is_finished {
-                blobs.extend(self.evict(place));
+            if self.layers[place as usize].is_finished && !self.is_compared(place) {
+                departed.extend(self.evict(place));
             }
         }
-        blobs
+        departed
     }
 
-    fn evict(&mut self, place: u32) -> Vec<TileBlob> {
-        let keys = self.layer_keys(self.layers[place as usize].layer);
-        let blobs = keys.iter().filter_map(|key| self.blob(*key)).collect();
+    /// Whether the layer above is counted against this one and not finished yet.
+    fn is_compared(&self, place: u32) -> bool {
+        let above = self.layers[place as usize].layer.checked_add(1).and_then(|above| self.layer_places.get(&above));
+        let is_open = above.is_none_or(|above| !self.layers[*above as usize].is_finished);
+        self.config.settings().expected == Expected::LayerBelow && is_open
+    }
+
+    fn evict(&mut self, place: u32) -> Option<Departed> {
+        let number = self.layers[place as usize].layer;
+        let keys = self.layer_keys(number);
+        if keys.is_empty() {
+            return None;
+        }
+        self.keep_figures(place);
+        let tiles: Vec<TileBlob> = keys.iter().filter_map(|key| self.blob(*key)).collect();
         for key in keys {
             self.remove(key);
         }
-        self.layers[place as usize].is_evicted = true;
-        blobs
+        let layer = &mut self.layers[place as usize];
+        let generation = layer.generations;
+        layer.generations += 1;
+        layer.stored_bytes += tiles.iter().map(|tile| tile.bytes.len() as u64).sum::<u64>();
+        Some(Departed { layer: number, generation, tiles })
+    }
+
+    /// What the tiles of layers that left memory take.
+    pub fn stored_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.stored_bytes).sum()
+    }
+
+    /// Forgets the voxels of layers that left memory, from the lowest, until the others take `bytes_max` or less; their figures stay.
+    /// Whose tiles are to be removed.
+    pub fn forget_stored(&mut self, bytes_max: u64) -> Vec<i32> {
+        let mut bytes = self.stored_bytes();
+        let mut forgotten = Vec::new();
+        for place in self.layer_places.values() {
+            if bytes <= bytes_max {
+                break;
+            }
+            let layer = &mut self.layers[*place as usize];
+            if layer.stored_bytes > 0 {
+                bytes -= layer.stored_bytes;
+                layer.stored_bytes = 0;
+                layer.is_forgotten = true;
+                forgotten.push(layer.layer);
+            }
+        }
+        forgotten
     }
 
     fn blob(&self, key: TileKey) -> Option<TileBlob> {
@@ -104,7 +136,7 @@ impl Grid {
             (0..TILE_VOXELS).filter_map(|cell| lanes.get(slot, cell).map(|stats| (cell, stats))).collect()
         };
         let decoded: Decoded = (0..self.lanes.len()).map(voxels).collect();
-        Some(TileBlob { key, is_delta: self.tiles[slot].is_delta, bytes: encode(self.lane_bits(), &decoded) })
+        Some(TileBlob { key, bytes: encode(self.lane_bits(), &decoded) })
     }
 
     /// Adds a stored tile to what is in memory, if anything: at recovery, after [`Grid::restore`], and to look at evicted layers. Counts

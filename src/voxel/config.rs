@@ -178,6 +178,12 @@ impl GridConfig {
         size_of::<super::stats::Cell>() + optional + if self.settings.weights == Weights::Trilinear { 8 } else { 0 }
     }
 
+    /// What the numbers of a voxel mean, in words: tiles of grids with the same shape go together.
+    pub fn shape(&self) -> String {
+        let GridSettings { signals, origin, size, voxel, transform, layer_by, weights, lanes, .. } = &self.settings;
+        format!("{signals:?} {origin:?} {size:?} {voxel:?} {transform:?} {layer_by:?} {weights:?} {lanes:?}")
+    }
+
     /// As configured.
     pub fn settings(&self) -> &GridSettings {
         &self.settings

@@ -86,6 +86,12 @@ pub enum GridError {
         /// It may take.
         bytes_max: u128,
     },
+    /// A state of a grid that was configured otherwise.
+    #[error("the grid `{grid}` had other voxels, signals or statistics when its state was kept: it starts empty")]
+    Reshaped {
+        /// Its name.
+        grid: String,
+    },
     /// Nothing has been added yet.
     #[error("the grid has no voxel yet")]
     Empty,

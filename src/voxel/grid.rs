@@ -23,8 +23,6 @@ pub(super) struct Tile {
     pub key: TileKey,
     /// The grid's version when it was last touched.
     pub version: u64,
-    /// Holds only what came after the rest was evicted: is merged with the stored tile, and leaves with the next checkpoint.
-    pub is_delta: bool,
 }
 
 /// What every run of rows needs of its tile: kept apart and small, to stay in the cache.
@@ -60,8 +58,10 @@ pub struct Counters {
 }
 
 /// What a checkpoint keeps of a grid besides its tiles.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GridState {
+    /// What its voxels mean ([`GridConfig::shape`]).
+    pub(super) shape: String,
     pub(super) version: u64,
     pub(super) counters: Counters,
     pub(super) layers: Vec<Layer>,
@@ -87,6 +87,8 @@ pub struct Grid {
     pub(super) layers: Vec<Layer>,
     /// Place in `layers` by layer.
     pub(super) layer_places: BTreeMap<i32, u32>,
+    /// All layers below are finished.
+    pub(super) open_from: i32,
     /// The tiles that the latest update touched; empty after tiles were removed.
     pub(super) latest: Vec<Latest>,
 }
@@ -114,6 +116,7 @@ impl Grid {
             links: Vec::new(),
             layers: Vec::new(),
             layer_places: BTreeMap::new(),
+            open_from: i32::MAX,
             latest: Vec::new(),
         })
     }
@@ -211,6 +214,12 @@ impl Grid {
         Stats::all(self.voxels_of(keys, signal).filter(|(index, _)| inside(*index)).map(|(_, stats)| stats))
     }
 
+    /// How many voxels with a value have their centre in `region`.
+    pub fn region_voxels(&self, region: &Region, signal: usize) -> u64 {
+        let keys = self.keys(|tile| self.may_meet(tile.key, region));
+        self.voxels_of(keys, signal).filter(|(index, _)| region.contains(self.config.center_mm(*index))).count() as u64
+    }
+
     /// Adds what `later` holds: as if its rows had been added after this grid's own.
     ///
     /// # Errors
@@ -256,21 +265,26 @@ impl Grid {
             links: Vec::new(),
             layers: Vec::new(),
             layer_places: BTreeMap::new(),
+            open_from: i32::MAX,
             latest: Vec::new(),
         };
     }
 
     /// What a checkpoint keeps besides the tiles.
     pub fn snapshot(&self) -> GridState {
-        GridState { version: self.version, counters: self.counters, layers: self.layers.clone() }
+        GridState { shape: self.config.shape(), version: self.version, counters: self.counters, layers: self.layers.clone() }
     }
 
     /// The grid that gave `state`, without its tiles: those follow by [`Grid::restore_tile`].
     ///
     /// # Errors
-    /// As [`Grid::new`].
+    /// As [`Grid::new`]; the state of a grid whose voxels were other ones.
     pub fn restore(config: GridConfig, stream: Arc<Stream>, state: GridState) -> Result<Self, GridError> {
+        if config.shape() != state.shape {
+            return Err(GridError::Reshaped { grid: config.settings().id.to_string() });
+        }
         let mut grid = Self::new(config, stream)?;
+        grid.open_from = i32::MIN;
         grid.version = state.version;
         grid.counters = state.counters;
         grid.layer_places = state.layers.iter().enumerate().map(|(place, layer)| (layer.layer, place as u32)).collect();
@@ -312,7 +326,7 @@ impl Grid {
         })
     }
 
-    fn states_of(&self, keys: &[TileKey]) -> Vec<VoxelState> {
+    pub(super) fn states_of(&self, keys: &[TileKey]) -> Vec<VoxelState> {
         let mut found: Vec<([i32; 3], usize, Stats)> = (0..self.lanes.len())
             .flat_map(|signal| self.voxels_of(keys.to_vec(), signal).map(move |(index, stats)| (index, signal, stats)))
             .collect();
@@ -335,7 +349,7 @@ impl Grid {
     }
 
     /// Whether a tile's centres can lie in `region`.
-    fn may_meet(&self, key: TileKey, region: &Region) -> bool {
+    pub(super) fn may_meet(&self, key: TileKey, region: &Region) -> bool {
         let low = self.config.center_mm(key.origin());
         let high = self.config.center_mm(key.voxel(TILE_VOXELS - 1));
         (0..3).all(|axis| low[axis] <= region.upper[axis] && high[axis] >= region.lower[axis])
@@ -359,9 +373,8 @@ impl Grid {
         }
         let slot = self.tiles.len();
         let layer = self.layer_place(key.layer());
-        let is_delta = self.layers[layer as usize].is_evicted;
         self.slots.insert(key.0, slot as u32);
-        self.tiles.push(Tile { key, version: 0, is_delta });
+        self.tiles.push(Tile { key, version: 0 });
         self.links.push(Links { layer, latest: 0 });
         self.lanes.iter_mut().for_each(Lanes::push);
         slot
@@ -384,6 +397,7 @@ impl Grid {
         let place = *self.layer_places.entry(layer).or_insert(next);
         if place == next {
             self.layers.push(Layer::new(layer));
+            self.open_from = self.open_from.min(layer);
         }
         place
     }

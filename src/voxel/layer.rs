@@ -11,7 +11,7 @@ use crate::model::Timestamp;
 use super::{Expected, Grid, Stats};
 
 /// What is known of a layer besides its voxels.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(clippy::struct_field_names, reason = "the number of a layer is called so everywhere")]
 pub(super) struct Layer {
     pub layer: i32,
@@ -20,15 +20,64 @@ pub(super) struct Layer {
     pub first_time: i64,
     pub last_time: i64,
     pub is_finished: bool,
-    /// Its tiles went to the store; those in memory hold what came after.
-    pub is_evicted: bool,
+    /// How often its tiles went to the store; those in memory hold what came after.
+    pub generations: u32,
+    /// What its tiles take there.
+    pub stored_bytes: u64,
+    /// Its tiles are gone from the store.
+    pub is_forgotten: bool,
     /// Rows that came after it was finished.
     pub rows_after: u64,
+    /// By signal, as it left memory.
+    pub figures: Vec<Figures>,
+    /// By signal, expected and missing voxels against the layer below, as that one left memory.
+    pub gaps: Vec<(Option<u64>, u64)>,
+}
+
+/// What stays of a layer and signal when its voxels leave memory.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub(super) struct Figures {
+    pub count: u64,
+    pub all: Option<Stats>,
+    pub filled: u64,
+    pub expected: Option<u64>,
+    pub missing: u64,
+}
+
+impl Figures {
+    /// One more voxel.
+    fn add(&mut self, stats: &Stats) {
+        self.filled += 1;
+        self.count += u64::from(stats.count);
+        self.all = Some(self.all.map_or(*stats, |all| all.merged(stats)));
+    }
+
+    /// With what came later; its voxels are taken to be among those that were filled.
+    fn with(self, later: Self) -> Self {
+        Self {
+            count: self.count + later.count,
+            all: Stats::all(self.all.into_iter().chain(later.all)),
+            filled: self.filled.max(later.filled),
+            ..self
+        }
+    }
 }
 
 impl Layer {
     pub fn new(layer: i32) -> Self {
-        Self { layer, rows: 0, first_time: i64::MAX, last_time: i64::MIN, is_finished: false, is_evicted: false, rows_after: 0 }
+        Self {
+            layer,
+            rows: 0,
+            first_time: i64::MAX,
+            last_time: i64::MIN,
+            is_finished: false,
+            generations: 0,
+            stored_bytes: 0,
+            is_forgotten: false,
+            rows_after: 0,
+            figures: Vec::new(),
+            gaps: Vec::new(),
+        }
     }
 
     /// Rows were added.
@@ -68,8 +117,10 @@ pub struct LayerStatus {
     pub last: Timestamp,
     /// No more rows are expected.
     pub is_finished: bool,
-    /// Its tiles are in the store.
-    pub is_evicted: bool,
+    /// How often its tiles went to the store; 0 = they are all in memory.
+    pub generations: u32,
+    /// Its tiles are gone from the store, because there was no room for them.
+    pub is_forgotten: bool,
     /// Rows that came after it was finished.
     pub rows_after: u64,
 }
@@ -133,8 +184,23 @@ impl Grid {
             first: Timestamp(layer.first_time),
             last: Timestamp(layer.last_time),
             is_finished: layer.is_finished,
-            is_evicted: layer.is_evicted,
+            generations: layer.generations,
+            is_forgotten: layer.is_forgotten,
             rows_after: layer.rows_after,
+        }
+    }
+
+    /// The highest layer that ever had a voxel.
+    pub fn highest_layer(&self) -> Option<i32> {
+        self.layer_places.last_key_value().map(|(layer, _)| *layer)
+    }
+
+    /// All stored tiles of `layer` are in memory again, in a grid for looking at: it is as if it had never left.
+    pub fn returned(&mut self, layer: i32) {
+        if let Some(place) = self.layer_places.get(&layer) {
+            let layer = &mut self.layers[*place as usize];
+            (layer.generations, layer.stored_bytes) = (0, 0);
+            layer.figures.clear();
         }
     }
 
@@ -150,7 +216,7 @@ impl Grid {
     pub fn finish_layers(&mut self, watermark: Timestamp) -> Vec<i32> {
         let mut finished = Vec::new();
         let mut is_below = false;
-        for place in self.layer_places.values().rev() {
+        for place in self.layer_places.range(self.open_from..).rev().map(|(_, place)| place) {
             let layer = &mut self.layers[*place as usize];
             if is_below && !layer.is_finished {
                 layer.is_finished = true;
@@ -158,32 +224,89 @@ impl Grid {
             }
             is_below |= layer.first_time < watermark.0;
         }
+        let mut open = self.layer_places.range(self.open_from..);
+        let first = open.find(|(_, place)| !self.layers[**place as usize].is_finished);
+        self.open_from = first.map_or(i32::MAX, |(layer, _)| *layer);
         finished.reverse();
         finished
     }
 
-    /// A layer in figures.
+    /// A layer in figures. Of one that left memory, `filled` and `missing` are as they were then.
     pub fn layer_summary(&self, layer: i32, signal: usize) -> LayerSummary {
-        let (mut filled, mut all) = (0, None::<Stats>);
-        for (_, stats) in self.layer_voxels(layer, signal) {
-            filled += 1;
-            all = Some(all.map_or(stats, |all| all.merged(&stats)));
-        }
-        let gaps = self.missing(layer, signal, 0);
-        let completeness = |expected: u64| (expected > 0).then(|| (expected - gaps.missing) as f64 / expected as f64);
+        let stored = self.layer_places.get(&layer).and_then(|place| self.layers[*place as usize].figures.get(signal));
+        let live = || self.figures(layer, signal);
+        let figures = stored.map_or_else(live, |stored| stored.with(live()));
+        self.summary(layer, signal, figures)
+    }
+
+    fn summary(&self, layer: i32, signal: usize, figures: Figures) -> LayerSummary {
+        let Figures { count, all, filled, expected, missing } = figures;
+        let completeness = |expected: u64| (expected > 0).then(|| (expected - missing) as f64 / expected as f64);
         LayerSummary {
             layer,
             z_mm: self.config.axes()[2].lower_mm(layer),
             signal: self.signals()[signal].clone(),
-            count: self.layer_voxels(layer, signal).map(|(_, stats)| u64::from(stats.count)).sum(),
+            count,
             mean: all.map(|all| all.mean),
             variance: all.and_then(|all| all.variance()),
             min: all.map(|all| all.min),
             max: all.map(|all| all.max),
             filled,
-            expected: gaps.expected,
-            completeness: gaps.expected.and_then(completeness),
+            expected,
+            completeness: expected.and_then(completeness),
             is_finished: self.layer(layer).is_some_and(|status| status.is_finished),
+        }
+    }
+
+    /// Of a layer, the voxels in memory whose centres lie in `region`; all of those are expected. `None` if the layer's middle does not lie
+    /// in it.
+    pub fn layer_region_summary(&self, layer: i32, signal: usize, region: &super::Region) -> Option<LayerSummary> {
+        let z = self.config.axes()[2].center_mm(layer);
+        if !(region.lower[2]..=region.upper[2]).contains(&z) {
+            return None;
+        }
+        let keys = self.keys(|tile| tile.key.layer() == layer && self.may_meet(tile.key, region));
+        let mut figures = Figures::default();
+        for (_, stats) in self.voxels_of(keys, signal).filter(|(index, _)| region.contains(self.config.center_mm(*index))) {
+            figures.add(&stats);
+        }
+        let [across, along] = [0, 1].map(|axis| self.config.axes()[axis].centers_within(region.lower[axis], region.upper[axis]));
+        let expected = across.count() as u64 * along.count() as u64;
+        (figures.expected, figures.missing) = (Some(expected), expected.saturating_sub(figures.filled));
+        Some(self.summary(layer, signal, figures))
+    }
+
+    /// Of the voxels in memory.
+    fn figures(&self, layer: i32, signal: usize) -> Figures {
+        let mut figures = Figures::default();
+        for (_, stats) in self.layer_voxels(layer, signal) {
+            figures.add(&stats);
+        }
+        let frozen = self.layer_places.get(&layer).and_then(|place| self.layers[*place as usize].gaps.get(signal));
+        let (expected, missing) = frozen.copied().unwrap_or_else(|| self.gaps(layer, signal));
+        Figures { expected, missing, ..figures }
+    }
+
+    fn gaps(&self, layer: i32, signal: usize) -> (Option<u64>, u64) {
+        let gaps = self.missing(layer, signal, 0);
+        (gaps.expected, gaps.missing)
+    }
+
+    /// Before the layer at `place` leaves memory.
+    pub(super) fn keep_figures(&mut self, place: u32) {
+        let layer = self.layers[place as usize].layer;
+        let live: Vec<Figures> = (0..self.lanes.len()).map(|signal| self.figures(layer, signal)).collect();
+        let above = layer.checked_add(1).and_then(|above| self.layer_places.get(&above)).copied();
+        if let Some(above) = above.filter(|_| self.config.settings().expected == Expected::LayerBelow) {
+            let above_layer = self.layers[above as usize].layer;
+            let gaps = (0..self.lanes.len()).map(|signal| self.gaps(above_layer, signal)).collect();
+            self.layers[above as usize].gaps = gaps;
+        }
+        let kept = &mut self.layers[place as usize].figures;
+        if kept.is_empty() {
+            *kept = live;
+        } else {
+            kept.iter_mut().zip(live).for_each(|(kept, live)| *kept = kept.with(live));
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Grid, GridError, Stats};
+use crate::model::Stream;
+
+use super::{Grid, GridError, Stamped, Stats, TileKey};
 
 /// One number a voxel.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +65,32 @@ impl Grid {
             let (count, sum) = neighbours.fold((0, 0.0), |(count, sum), next| (count + 1, sum + next.mean));
             (count > 0).then(|| stats.mean - sum / f64::from(count))
         })
+    }
+
+    /// `map` as a grid of one signal, named as the map, with one row a voxel: to be looked at and exported as any other.
+    ///
+    /// # Errors
+    /// A voxel outside this grid's box.
+    pub fn of_map(&self, map: &VoxelMap) -> Result<Self, GridError> {
+        let mut settings = self.config.settings().clone();
+        settings.signals = vec![Arc::clone(&map.name)];
+        settings.weights = super::Weights::Nearest;
+        settings.lanes = super::Lanes::default();
+        let stream = Arc::new(Stream::new(&self.stream.id, &[&*map.name], &[]));
+        let mut grid = Self::new(super::GridConfig::new(settings)?, stream)?;
+        grid.version = self.version;
+        for (index, value) in &map.values {
+            if (0..3).any(|axis| !grid.config.axes()[axis].contains(index[axis])) {
+                return Err(GridError::Mismatch { what: "voxels" });
+            }
+            let time = self.layer_places.get(&index[2]).map_or(0, |place| self.layers[*place as usize].last_time);
+            let last = Stamped { time, value: *value };
+            let stats =
+                Stats { count: 1, weight: 1.0, mean: *value, m2: 0.0, min: *value, max: *value, sum: None, first: None, last };
+            let slot = grid.slot_or_new(TileKey::of(*index));
+            grid.lanes[0].set(slot, TileKey::cell(*index), &stats);
+        }
+        Ok(grid)
     }
 
     fn map(&self, signal: usize, what: &str, value: impl Fn([i32; 3], &Stats) -> Option<f64>) -> VoxelMap {

@@ -8,7 +8,7 @@
 //! - `grid`, `accumulate`, `spread`: the grid, and rows into it: blocks of 256, located, looked up, then added.
 //! - `layer`: when a layer is finished, and what is missing from it.
 //! - `codec`: tiles as bytes: a checkpoint takes those touched since the last; finished layers leave memory that way.
-//! - `pyramid`, `maps`, [`export`]: looking at it: coarser, derived, in files.
+//! - `page`, `pyramid`, `maps`, [`export`]: looking at it: in pieces, coarser, derived, in files.
 //! - [`AdaptiveGrid`], [`Frames`]: several resolutions, several coordinate systems.
 //!
 //! Invariants: same rows in the same order give the same bytes; counts and extremes do not depend on order or batches at
@@ -25,6 +25,7 @@ mod frames;
 mod grid;
 mod layer;
 mod maps;
+mod page;
 mod pyramid;
 mod spread;
 mod stats;
@@ -34,13 +35,14 @@ mod transform;
 pub use accumulate::Touched;
 pub use adaptive::{AdaptiveGrid, Refinement};
 pub use axis::Axis;
-pub use codec::{TileBlob, merge_tiles};
+pub use codec::{Departed, TileBlob};
 pub use config::{Expected, GridConfig, GridSettings, Lanes, LayerBy, Region, Weights};
 pub use error::GridError;
 pub use frames::{Frame, Frames};
 pub use grid::{Counters, Grid, GridState};
 pub use layer::{LayerStatus, LayerSummary, Missing};
 pub use maps::{Quantity, VoxelMap};
+pub use page::Page;
 pub use stats::{Stamped, Stats, Sum};
 pub use tile::TileKey;
 pub use transform::{Matrix, Transform};

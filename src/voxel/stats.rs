@@ -95,7 +95,7 @@ impl Stamped {
 }
 
 /// What is known of one voxel and signal. Optional statistics are `None` where the grid does not keep them.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// Rows; stops at `u32::MAX`.
     pub count: u32,

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use crate::servers::free_port;
 
 /// Longer than anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_mins(4);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// Looks until there is something to see.
@@ -39,7 +39,9 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// The program with these arguments.
 pub fn qadf_edge(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qadf-edge"));
+    // A packaged program, where one is named, instead of the one just built.
+    let program = std::env::var("QADF_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_qadf-edge").to_owned());
+    let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).env_remove("QADF_LOG").env_remove("NOTIFY_SOCKET");
     command
 }

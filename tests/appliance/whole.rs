@@ -21,6 +21,8 @@ fn every_row_of_the_machine_is_in_every_sink_exactly_once() {
         &[plant::machine(&site), plant::chamber(&site, broker.url()), plant::sinks(&site, &cache, &archive, &log)].concat(),
     );
     let appliance = site.start();
+    // A broker keeps nothing for a client that it has never seen.
+    appliance.until("the appliance has subscribed", |status| entry(status, "sources", "floor")["state"] == "up");
     let machine = site.machine(Some(broker.url()), &["--rate", RATE, "--seed", "7"]);
 
     appliance.until("10,000 rows of the machine and 30 of its chamber", |status| {

@@ -32,6 +32,8 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+/// A server that has not ended by itself so long after it was asked to is killed.
+const END_WITHIN: Duration = Duration::from_secs(20);
 /// Long enough for a loaded machine; a healthy one needs 3 s at most.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const POLL_EVERY: Duration = Duration::from_millis(20);
@@ -204,7 +206,14 @@ impl Server {
     fn end(&mut self, signal: Signal) {
         self.signal(signal);
         if let Some(mut child) = self.own_mut().child.take() {
-            child.wait().expect("it is our child");
+            // The MongoDB-protocol server sometimes does not hear of its end.
+            let deadline = Instant::now() + END_WITHIN;
+            while child.try_wait().expect("it is our child").is_none() {
+                if Instant::now() > deadline {
+                    child.kill().expect("it is our child");
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 

@@ -34,7 +34,13 @@ fn step(store: &Store, through: u64, pipelines: &[&str]) {
         json: b"{}".to_vec(),
     };
     let outputs = pipelines.iter().enumerate().map(output).collect();
-    let commit = StepCommit { through: RecordNo(through), outputs, checkpoint: None, on_committed: Box::new(|_| {}) };
+    let commit = StepCommit {
+        through: RecordNo(through),
+        outputs,
+        dead_letters: Vec::new(),
+        checkpoint: None,
+        on_committed: Box::new(|_| {}),
+    };
     store.writer().commit_step_and_wait(commit).expect("synced");
 }
 

@@ -88,6 +88,6 @@ mod steps {
     }
 
     pub fn step(through: u64, outputs: Vec<StepOutput>, checkpoint: Option<Checkpoint>) -> StepCommit {
-        StepCommit { through: RecordNo(through), outputs, checkpoint, on_committed: Box::new(|_| {}) }
+        StepCommit { through: RecordNo(through), outputs, dead_letters: Vec::new(), checkpoint, on_committed: Box::new(|_| {}) }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use qadf_edge::model::Input;
-use qadf_edge::store::{Checkpoint, CursorMove, Lane, RecordNo, StartAt, Store, StoreConfig, StoreError, Subscription};
+use qadf_edge::model::{Input, Timestamp};
+use qadf_edge::store::{
+    Checkpoint, CursorMove, DeadLetter, Lane, RecordNo, StartAt, StepCommit, Store, StoreConfig, StoreError, Subscription,
+};
 
 use super::fixture::{directory, open, output, rows, rows_of, seq, step};
 
@@ -195,4 +197,30 @@ fn small_things_are_kept_under_their_keys() {
     writer.put_state("alert/1", None).unwrap();
     let found = store.reader().unwrap().state("alert/", 10).unwrap();
     assert_eq!(found, [("alert/2".to_owned(), b"b".to_vec())]);
+}
+
+#[test]
+fn where_dead_letters_of_steps_end_is_known_after_a_crash() {
+    let dir = directory();
+    let store = open(dir.path());
+    let writer = store.writer();
+    for message in 0..3 {
+        writer.append(rows(message * 300, 300)).unwrap();
+    }
+    let letter = DeadLetter {
+        source: "checkpoint bright".into(),
+        partition: "q".into(),
+        stream: Some("s".into()),
+        arrival: Timestamp(1),
+        reason: "checkpoint_failed".to_owned(),
+        detail: String::new(),
+        raw: b"{}".to_vec(),
+    };
+    let refused = StepCommit { dead_letters: vec![letter.clone()], ..step(2, Vec::new(), None) };
+    writer.commit_step_and_wait(refused).unwrap();
+    writer.commit_step_and_wait(step(3, Vec::new(), None)).unwrap();
+    drop(store);
+    let (store, recovered) = Store::open(dir.path(), StoreConfig::default()).unwrap();
+    assert_eq!((recovered.resume_after, recovered.refused_through), (RecordNo(0), RecordNo(2)));
+    assert_eq!(store.reader().unwrap().dead_letters(0, 10).unwrap(), [(1, letter)]);
 }

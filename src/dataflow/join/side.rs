@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::keys::KeyTable;
+use crate::dataflow::keys::KeyTable;
 use crate::model::{Batch, Flags, NO_LAYER, Row, Seq, Stream, Timestamp};
 
 /// A row in its key's queue.

@@ -8,13 +8,15 @@
 //! Invariants:
 //! - A frame that cannot be read, or does not fit its stream, is one [`Reject`](super::Reject) with its bytes; a row with a value that is not finite
 //!   is one with a frame of its own, and its neighbours go on.
-//! - What was heard of a device's numbering is told in [`Bridge::take_heard`], refused rows included: they are kept too, as dead letters.
+//! - What was taken of a device's numbering is told in [`Bridge::take_heard`], refused rows included: they are kept too, as dead letters.
+//! - Rows leave in the order of their numbers: frames behind a gap ([`Bridge::feed_in_order`]) wait until it is filled or given up, as many as
+//!   [`HELD_BYTES_MAX`] allows; then all go on as they are.
 
-use std::{mem, sync::Arc};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 use firmware_bridge::{
     Accumulator, Axis, AxisColumn, Clock, Column, DataFrame, Frame, Hello, Rejected, Rows, SIGNALS_MAX, Samples, WIRE_BYTES_MAX,
-    encode_data,
+    decode, encode_data,
 };
 
 use super::{Context, Decoded, Reason, clip};
@@ -22,6 +24,8 @@ use crate::model::{Batch, Flags, MissingTime, NO_LAYER, Origin, Positions, Strea
 
 /// Presentations in another order that are remembered; a device has far fewer streams.
 const MISFITS_MAX: usize = 64;
+/// Bytes of frames that wait behind a gap: more than a device has on its way at a time, at 30 bytes a row.
+const HELD_BYTES_MAX: usize = 1 << 20;
 /// The tag that takes the part's number.
 const PART_TAG: &str = "part";
 
@@ -43,6 +47,17 @@ pub struct Heard {
 pub struct Bridge {
     accumulator: Box<Accumulator<WIRE_BYTES_MAX>>,
     decoder: FrameDecoder,
+    held: Held,
+}
+
+/// Whether rows may go on: there is no gap before them. Also told is whether something unreadable came in together with them.
+pub type Admit<'a> = &'a mut dyn FnMut(&Heard, bool) -> bool;
+
+/// Frames behind a gap, as they came, by number; all of one start of a device.
+#[derive(Debug, Default)]
+struct Held {
+    frames: VecDeque<(Heard, Box<[u8]>)>,
+    bytes: usize,
 }
 
 /// What is known beside the bytes of the current frame.
@@ -65,15 +80,33 @@ struct Misfit {
 impl Bridge {
     /// A decoder for frames whose stream number is a place in `streams`.
     pub fn new(streams: Vec<Arc<Stream>>) -> Self {
-        Self { accumulator: Box::default(), decoder: FrameDecoder { streams, misfits: Vec::new(), heard: Vec::new() } }
+        let decoder = FrameDecoder { streams, misfits: Vec::new(), heard: Vec::new() };
+        Self { accumulator: Box::default(), decoder, held: Held::default() }
     }
 
-    /// Decodes the frames that end in `bytes`; the beginning of the next waits for its end.
+    /// Decodes the frames that end in `bytes`, in the order they came; the beginning of the next waits for its end.
     pub fn feed(&mut self, bytes: &[u8], context: &Context, out: &mut Decoded) {
+        self.feed_in_order(bytes, context, &mut |_, _| true, out);
+    }
+
+    /// Likewise, but what `admit` does not let go on waits.
+    pub fn feed_in_order(&mut self, bytes: &[u8], context: &Context, admit: Admit<'_>, out: &mut Decoded) {
         let mut rest = bytes;
         while let Some((raw, event)) = self.accumulator.next_with_bytes(&mut rest) {
             match event {
-                Ok(Frame::Data(frame)) => self.decoder.data(&frame, raw, context, out),
+                Ok(Frame::Data(frame)) => {
+                    let heard = heard(&frame);
+                    if self.held.is_of_another(&heard) {
+                        // Another start: nobody will fill the gap of the one before.
+                        self.held.take(&mut |_, _| true, &mut self.decoder, context, out);
+                    }
+                    if admit(&heard, !out.rejects.is_empty()) {
+                        self.decoder.data(&frame, raw, context, out);
+                        self.held.take(admit, &mut self.decoder, context, out);
+                    } else if !self.held.hold(heard, raw) {
+                        self.held.take(&mut |_, _| true, &mut self.decoder, context, out);
+                    }
+                }
                 Ok(Frame::Hello(hello)) => self.decoder.hello(&hello),
                 Ok(Frame::Ack(_) | Frame::Resend(_)) => {
                     out.reject(context, "the frame is one that only a host sends: is the line looped back?".into(), raw);
@@ -83,6 +116,11 @@ impl Bridge {
         }
     }
 
+    /// Takes what waits and may go on now.
+    pub fn release(&mut self, context: &Context, admit: Admit<'_>, out: &mut Decoded) {
+        self.held.take(admit, &mut self.decoder, context, out);
+    }
+
     /// The line is gone: the beginning of a frame is refused. What devices said of themselves stays known.
     pub fn cut_off(&mut self, context: &Context, out: &mut Decoded) {
         if let Some(rejected) = self.accumulator.finish() {
@@ -90,10 +128,44 @@ impl Bridge {
         }
     }
 
-    /// The rows that came in since the last call, in order of arrival; neighbours are one.
+    /// The rows that went on since the last call, in that order; neighbours are one.
     pub fn take_heard(&mut self) -> Vec<Heard> {
         mem::take(&mut self.decoder.heard)
     }
+}
+
+impl Held {
+    fn is_of_another(&self, heard: &Heard) -> bool {
+        self.frames.front().is_some_and(|(first, _)| (first.device, first.boot) != (heard.device, heard.boot))
+    }
+
+    /// Keeps a frame; `false` = no more can be kept.
+    fn hold(&mut self, heard: Heard, raw: &[u8]) -> bool {
+        let at = self.frames.partition_point(|(other, _)| other.first < heard.first);
+        if self.frames.get(at).is_none_or(|(other, _)| *other != heard) {
+            self.frames.insert(at, (heard, raw.into()));
+            self.bytes += raw.len();
+        }
+        self.bytes <= HELD_BYTES_MAX
+    }
+
+    /// Decodes frames from the first on, as long as `admit` lets them.
+    fn take(&mut self, admit: Admit<'_>, decoder: &mut FrameDecoder, context: &Context, out: &mut Decoded) {
+        while self.frames.front().is_some_and(|(heard, _)| admit(heard, false)) {
+            let Some((_, raw)) = self.frames.pop_front() else { return };
+            self.bytes -= raw.len();
+            let mut plain = vec![0; raw.len()];
+            // It was read as a data frame before.
+            if let Ok(Frame::Data(frame)) = decode(&raw, &mut plain) {
+                decoder.data(&frame, &raw, context, out);
+            }
+        }
+    }
+}
+
+fn heard(frame: &DataFrame<'_>) -> Heard {
+    let head = frame.head();
+    Heard { device: head.device, boot: head.boot, first: head.seq, last: frame.last_seq() }
 }
 
 fn refuse(rejected: &Rejected<'_>, context: &Context, out: &mut Decoded) {
@@ -113,8 +185,7 @@ impl FrameDecoder {
     }
 
     fn data(&mut self, frame: &DataFrame<'_>, raw: &[u8], context: &Context, out: &mut Decoded) {
-        let head = frame.head();
-        self.hear(Heard { device: head.device, boot: head.boot, first: head.seq, last: frame.last_seq() });
+        self.hear(heard(frame));
         let stream = match self.fitting(frame) {
             Ok(stream) => Arc::clone(stream),
             Err(reason) => return out.reject(context, reason, raw),
@@ -398,6 +469,53 @@ mod tests {
         assert_eq!((batch.position(2), batch.layer(2), batch.tags[0].get(2)), (None, None, None));
         assert_eq!(batch.position(4), Some([2.0, -0.5, 0.03]));
         assert_eq!(bridge.take_heard(), [Heard { device: 7, boot: 3, first: 0, last: 4 }]);
+    }
+
+    fn numbers(out: &Decoded) -> Vec<i64> {
+        out.batches.iter().flat_map(|batch| batch.origin.as_ref().unwrap().seq.iter().flatten().copied()).collect()
+    }
+
+    #[test]
+    fn frames_behind_a_gap_wait_until_it_is_filled() {
+        let (mut bridge, mut next) = (Bridge::new(streams()), 0);
+        let mut admit = |heard: &Heard, _: bool| {
+            let goes_on = heard.first <= next;
+            next = if goes_on { next.max(heard.last + 1) } else { next };
+            goes_on
+        };
+        let mut out = Decoded::default();
+        bridge.feed_in_order(&[pair(0), pair(6), pair(4), pair(6)].concat(), &context(), &mut admit, &mut out);
+        assert_eq!((numbers(&out), bridge.take_heard().len()), (vec![0, 1], 1));
+        bridge.feed_in_order(&pair(2), &context(), &mut admit, &mut out);
+        assert_eq!((numbers(&out), out.batches.len()), ((0..8).collect(), 1));
+        assert_eq!(bridge.take_heard(), [Heard { device: 7, boot: 3, first: 2, last: 7 }]);
+        assert_eq!((bridge.held.frames.len(), bridge.held.bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_waits_goes_on_when_the_gap_is_given_up_or_the_device_starts_again() {
+        let mut bridge = Bridge::new(streams());
+        let mut out = Decoded::default();
+        bridge.feed_in_order(&[pair(6), pair(2)].concat(), &context(), &mut |_, _| false, &mut out);
+        assert!(out.is_empty());
+        bridge.release(&context(), &mut |heard, _| heard.first < 4, &mut out);
+        assert_eq!(numbers(&out), [2, 3]);
+        let restarted = data(Head { boot: 4, ..head(0) }, None, &[Samples::F32(&[1.0]), Samples::F32(&[2.0])]);
+        bridge.feed_in_order(&restarted, &context(), &mut |heard, _| heard.boot == 4, &mut out);
+        assert_eq!(numbers(&out), [2, 3, 6, 7, 0]);
+    }
+
+    #[test]
+    fn no_more_waits_than_there_is_room_for() {
+        let mut bridge = Bridge::new(streams());
+        let (mut out, mut fed) = (Decoded::default(), 0);
+        while out.is_empty() {
+            bridge.feed_in_order(&pair(1_000_000 - fed), &context(), &mut |_, _| false, &mut out);
+            fed += 2;
+            assert!(bridge.held.bytes <= HELD_BYTES_MAX);
+        }
+        assert_eq!((out.rows(), bridge.held.bytes), (fed, 0));
+        assert!(numbers(&out).is_sorted());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! connection; stored, it is acknowledged at once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,8 +21,6 @@ pub(super) struct Exact(Mutex<Inner>);
 struct Inner {
     packets: BTreeMap<u16, Packet>,
     tickets: u64,
-    /// Let go of by the broker, but unknown to the connection.
-    unsolicited: BTreeSet<u16>,
 }
 
 #[derive(Debug)]
@@ -47,9 +45,7 @@ pub(super) enum Arrival {
 impl Exact {
     /// The broker does not remember the session: its packet ids start anew.
     pub fn forget_all(&self) {
-        let mut inner = self.lock();
-        inner.packets.clear();
-        inner.unsolicited.clear();
+        self.lock().packets.clear();
     }
 
     /// What is under way will not be stored.
@@ -82,22 +78,9 @@ impl Exact {
         Some(packet.acknowledger.clone())
     }
 
+    /// The broker let go of it.
     pub fn released(&self, packet_id: u16) {
-        let mut inner = self.lock();
-        inner.packets.remove(&packet_id);
-        inner.unsolicited.remove(&packet_id);
-    }
-
-    /// A connection failed because it did not know this id.
-    pub fn released_unsolicited(&self, packet_id: u16) {
-        self.lock().unsolicited.insert(packet_id);
-    }
-
-    /// What the broker may let go of over the next connection.
-    pub fn releases_due(&self) -> BTreeSet<u16> {
-        let inner = self.lock();
-        let stored = inner.packets.iter().filter(|(_, packet)| packet.stored).map(|(id, _)| *id);
-        stored.chain(inner.unsolicited.iter().copied()).collect()
+        self.lock().packets.remove(&packet_id);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

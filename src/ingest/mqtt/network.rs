@@ -42,7 +42,7 @@ pub(super) async fn run(
     let mut backoff = Backoff::new();
     loop {
         let began = time::Instant::now();
-        let end = match Wire::new(&config, &shared.exact.releases_due()) {
+        let end = match Wire::new(&config) {
             Ok(wire) => connection(wire, &config, &shared, &queue, &mut leave).await,
             Err(error) => End::Broken(error.why),
         };
@@ -113,9 +113,6 @@ async fn connection(
             Err(error) => Err(error),
         };
         if let Err(error) = answer {
-            if let Some(packet_id) = error.unsolicited_release {
-                shared.exact.released_unsolicited(packet_id);
-            }
             return End::Broken(error.why);
         }
     }

@@ -2,9 +2,12 @@
 //!
 //! A [`Wire`] is one connection. After any error it is thrown away and a new one made with the same client id, so that an acknowledgement can
 //! only ever reach the connection its message came over: the broker, which keeps the session, may have given the packet id to another message by then.
+//!
+//! A broker lets go of a QoS 2 packet id (PUBREL) also over a connection, or to a process, that never saw the message: the acknowledgement went
+//! out just before the break. The answer is PUBCOMP all the same (MQTT 3.1.1, section 4.3.3). The library takes an id it does not know for a
+//! fault and hangs up, so every connection begins with all ids known ([`PACKET_IDS`]).
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +28,9 @@ const SYSTEM_AUTHORITIES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 /// A version 5 broker keeps the session for ever; a version 3.1.1 broker always does.
 const SESSION_NEVER_EXPIRES: u32 = u32::MAX;
+
+/// All that there are.
+const PACKET_IDS: std::ops::RangeInclusive<u16> = 1..=u16::MAX;
 
 /// A connection, or the attempt at one.
 pub(super) enum Wire {
@@ -59,8 +65,6 @@ pub(super) struct Message {
 /// Trouble on the wire.
 pub(super) struct WireError {
     pub why: String,
-    /// The broker let go of a QoS 2 packet id that this connection never saw; the next one must be told of it.
-    pub unsolicited_release: Option<u16>,
 }
 
 /// Sends acknowledgements over one connection; of no effect once that is gone.
@@ -71,16 +75,16 @@ pub(super) enum Acknowledger {
 }
 
 impl Wire {
-    /// `releases_due` are QoS 2 packet ids that the broker may still let go of.
-    pub fn new(config: &MqttConfig, releases_due: &BTreeSet<u16>) -> Result<Self, WireError> {
+    /// Connects with the first [`Self::next`].
+    pub fn new(config: &MqttConfig) -> Result<Self, WireError> {
         let transport = transport(config)?;
         Ok(match config.protocol {
-            MqttProtocol::V4 => Self::v4(config, transport, releases_due),
-            MqttProtocol::V5 => Self::v5(config, transport, releases_due),
+            MqttProtocol::V4 => Self::v4(config, transport),
+            MqttProtocol::V5 => Self::v5(config, transport),
         })
     }
 
-    fn v4(config: &MqttConfig, transport: Transport, releases_due: &BTreeSet<u16>) -> Self {
+    fn v4(config: &MqttConfig, transport: Transport) -> Self {
         let mut options = rumqttc::MqttOptions::new(&config.client_id, &config.url.host, config.url.port);
         options.set_transport(transport);
         options.set_clean_session(false);
@@ -91,17 +95,17 @@ impl Wire {
             options.set_credentials(user, password);
         }
         let (client, mut events) = rumqttc::AsyncClient::new(options, REQUESTS_MAX);
-        for &pkid in releases_due {
+        for pkid in PACKET_IDS {
             let mut publish = rumqttc::Publish::new("", rumqttc::QoS::ExactlyOnce, "");
             publish.pkid = pkid;
             // Marks the id as seen, which is all that happens to a message of this kind here.
             let _ = events.state.handle_incoming_packet(rumqttc::Incoming::Publish(publish));
+            events.state.events.clear();
         }
-        events.state.events.clear();
         Self::V4(Box::new(events), client)
     }
 
-    fn v5(config: &MqttConfig, transport: Transport, releases_due: &BTreeSet<u16>) -> Self {
+    fn v5(config: &MqttConfig, transport: Transport) -> Self {
         let mut options = v5::MqttOptions::new(&config.client_id, &config.url.host, config.url.port);
         options.set_transport(transport);
         options.set_clean_start(false);
@@ -114,12 +118,12 @@ impl Wire {
             options.set_credentials(user, password);
         }
         let (client, mut events) = v5::AsyncClient::new(options, REQUESTS_MAX);
-        for &pkid in releases_due {
+        for pkid in PACKET_IDS {
             let mut publish = v5::mqttbytes::v5::Publish::new("-", v5::mqttbytes::QoS::ExactlyOnce, "", None);
             publish.pkid = pkid;
             let _ = events.state.handle_incoming_packet(v5::Incoming::Publish(publish));
+            events.state.events.clear();
         }
-        events.state.events.clear();
         Self::V5(Box::new(events), client)
     }
 
@@ -138,20 +142,20 @@ impl Wire {
                 Ok(rumqttc::Event::Incoming(packet)) => Ok(incoming_v4(packet)),
                 Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => Ok(Incoming::Left),
                 Ok(rumqttc::Event::Outgoing(_)) => Ok(Incoming::Other),
-                Err(error) => Err(error_v4(&error)),
+                Err(error) => Err(WireError { why: error.to_string() }),
             },
             Self::V5(events, _) => match events.poll().await {
                 Ok(v5::Event::Incoming(packet)) => Ok(incoming_v5(packet)),
                 Ok(v5::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => Ok(Incoming::Left),
                 Ok(v5::Event::Outgoing(_)) => Ok(Incoming::Other),
-                Err(error) => Err(error_v5(&error)),
+                Err(error) => Err(WireError { why: error.to_string() }),
             },
         }
     }
 
     /// Asks for the subscriptions. Must not wait: nobody else drives the connection meanwhile.
     pub fn subscribe(&self, subscriptions: &[Subscription]) -> Result<(), WireError> {
-        let refused = |error: String| WireError { why: format!("cannot subscribe: {error}"), unsolicited_release: None };
+        let refused = |error: String| WireError { why: format!("cannot subscribe: {error}") };
         match self {
             Self::V4(_, client) => {
                 let filter = |one: &Subscription| rumqttc::SubscribeFilter::new(one.topic.clone(), qos_v4(one.qos));
@@ -261,22 +265,6 @@ fn refused(count: usize) -> Incoming {
     if count == 0 { Incoming::Other } else { Incoming::SubscriptionsRefused(count) }
 }
 
-fn error_v4(error: &rumqttc::ConnectionError) -> WireError {
-    let unsolicited_release = match error {
-        rumqttc::ConnectionError::MqttState(rumqttc::StateError::Unsolicited(packet_id)) => Some(*packet_id),
-        _ => None,
-    };
-    WireError { why: error.to_string(), unsolicited_release }
-}
-
-fn error_v5(error: &v5::ConnectionError) -> WireError {
-    let unsolicited_release = match error {
-        v5::ConnectionError::MqttState(v5::StateError::Unsolicited(packet_id)) => Some(*packet_id),
-        _ => None,
-    };
-    WireError { why: error.to_string(), unsolicited_release }
-}
-
 const fn qos_v4(qos: Qos) -> rumqttc::QoS {
     match qos {
         Qos::AtMostOnce => rumqttc::QoS::AtMostOnce,
@@ -298,16 +286,11 @@ fn transport(config: &MqttConfig) -> Result<Transport, WireError> {
     if !config.url.tls {
         return Ok(Transport::tcp());
     }
-    let read = |path: &Path| {
-        std::fs::read(path)
-            .map_err(|error| WireError { why: format!("cannot read {}: {error}", path.display()), unsolicited_release: None })
-    };
+    let read =
+        |path: &Path| std::fs::read(path).map_err(|error| WireError { why: format!("cannot read {}: {error}", path.display()) });
     let system = || SYSTEM_AUTHORITIES.iter().map(PathBuf::from).find(|path| path.exists());
     let Some(ca_file) = config.tls.ca_file.clone().or_else(system) else {
-        return Err(WireError {
-            why: "no certificate authorities on this system: set `ca_file`".into(),
-            unsolicited_release: None,
-        });
+        return Err(WireError { why: "no certificate authorities on this system: set `ca_file`".into() });
     };
     let client_auth = match &config.tls.client {
         Some((certificate, key)) => Some((read(certificate)?, read(key)?)),

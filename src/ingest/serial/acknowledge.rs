@@ -5,8 +5,8 @@
 //!                    └ Ack       └ Resend
 //! ```
 //!
-//! An [`Ack`] lets the device forget, so none goes beyond a gap. Rows behind a gap are stored all the same; when the device goes back, the inbox
-//! knows them again. After [`ASKED_MAX`] requests without an answer, each given [`ANSWER_TIME`], the rows of the gap are lost: counted, and
+//! An [`Ack`] lets the device forget, so none goes beyond a gap. Rows behind a gap wait ([`Acknowledger::is_reached`]), so that they are stored in
+//! order; when the device goes back and sends them too, the inbox knows them again. After [`ASKED_MAX`] requests without an answer, each given [`ANSWER_TIME`], the rows of the gap are lost: counted, and
 //! gone beyond.
 //!
 //! Where numbering begins: at 0 for a start of the device that is seen to begin; otherwise at the first row heard. If something unreadable came
@@ -33,6 +33,8 @@ pub(super) struct Acknowledger {
     /// Something unreadable came before any row.
     damaged: bool,
     lost_rows: u64,
+    /// Gaps that were gone beyond.
+    given_up: u64,
 }
 
 /// One start of a device.
@@ -119,6 +121,12 @@ impl Acknowledger {
         start.reach = start.reach.max(rows.last.saturating_add(1));
     }
 
+    /// Whether no gap is before the end of these rows, or nobody will fill it.
+    pub fn is_reached(&self, rows: &Heard) -> bool {
+        let start = self.start.as_ref().filter(|start| (start.device, start.boot) == (rows.device, rows.boot));
+        start.is_none_or(|start| rows.last < start.heard.next)
+    }
+
     /// Rows are durable.
     pub fn synced(&mut self, rows: &Heard) {
         if let Some(start) = self.of(rows) {
@@ -163,6 +171,7 @@ impl Acknowledger {
                 return Some(Resend { boot: start.boot, seq });
             }
             self.lost_rows += start.give_up();
+            self.given_up += 1;
         }
         None
     }
@@ -173,6 +182,11 @@ impl Acknowledger {
         let seq = start.durable.next.checked_sub(1).filter(|_| start.ack_due && start.has_durable())?;
         start.ack_due = false;
         Some(Ack { boot: start.boot, seq })
+    }
+
+    /// Gaps given up so far.
+    pub fn given_up(&self) -> u64 {
+        self.given_up
     }
 
     /// Rows given up since the last call.
@@ -261,6 +275,8 @@ mod tests {
     fn no_acknowledgement_goes_beyond_a_gap_until_it_is_filled() {
         let (mut acknowledger, now) = (Acknowledger::default(), Instant::now());
         all(&mut acknowledger, &[(0, 10), (20, 30), (35, 40)]);
+        assert!(acknowledger.is_reached(&rows(0, 10)) && !acknowledger.is_reached(&rows(20, 30)));
+        assert!(acknowledger.is_reached(&Heard { boot: 3, ..rows(20, 30) }));
         assert_eq!((acknowledger.ack(), acknowledger.resend(now)), (ack(9), resend(10)));
         assert_eq!(acknowledger.resend(now), None);
         all(&mut acknowledger, &[(40, 50), (10, 20)]);

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use firmware_bridge::{encode_ack, encode_resend};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
     sync::watch,
@@ -13,11 +12,11 @@ use tokio::{
 };
 use tokio_serial::SerialStream;
 
-use super::{End, Line, Protocol, READ_BYTES, acknowledge::Acknowledger};
+use super::{End, Line, Protocol, READ_BYTES, host::BridgeHost};
 use crate::{
     ingest::{
         InboxError,
-        decode::{Bridge, Decoded, Heard},
+        decode::{Decoded, Heard},
         ended,
         outlet::Outlet,
     },
@@ -27,10 +26,9 @@ use crate::{
 /// Longest an acknowledgement at the end may take to leave.
 const LAST_WORD_TIME_MAX: time::Duration = time::Duration::from_millis(200);
 
-/// A device that sends frames. What it said of itself, and what is known of its numbers, outlives a line that is unplugged.
+/// A device that sends frames. What is known of it outlives a line that is unplugged.
 pub(super) struct BridgeLine {
-    decoder: Bridge,
-    acknowledger: Acknowledger,
+    host: BridgeHost,
     outgoing: Outgoing,
 }
 
@@ -43,79 +41,68 @@ struct Outgoing {
 
 impl BridgeLine {
     pub fn new(streams: Vec<Arc<Stream>>) -> Self {
-        Self { decoder: Bridge::new(streams), acknowledger: Acknowledger::default(), outgoing: Outgoing::default() }
+        Self { host: BridgeHost::new(streams), outgoing: Outgoing::default() }
     }
 
     /// Decodes what was read, and hands it on.
     async fn take(&mut self, bytes: Option<&[u8]>, line: &Line, outlet: &mut Outlet<Heard>) -> Result<(), InboxError> {
-        let (context, mut decoded) = (line.context(), Decoded::default());
-        match bytes {
+        let context = line.context();
+        let taken = match bytes {
             Some(bytes) => {
                 line.status.arrived(context.arrival);
-                self.decoder.feed(bytes, &context, &mut decoded);
+                self.host.received(bytes, &context)
             }
-            None => self.decoder.cut_off(&context, &mut decoded),
-        }
-        let heard = self.decoder.take_heard();
-        if !decoded.rejects.is_empty() {
-            self.acknowledger.damaged();
-        }
-        for rows in &heard {
-            self.acknowledger.heard(rows);
-        }
+            None => self.host.cut_off(&context),
+        };
+        self.hand_on(taken, outlet).await
+    }
+
+    async fn hand_on(&mut self, (decoded, heard): (Decoded, Vec<Heard>), outlet: &mut Outlet<Heard>) -> Result<(), InboxError> {
         if !decoded.is_empty() {
             let started = Instant::now();
             outlet.hand_on(decoded, heard).await?;
-            self.acknowledger.waited(started.elapsed());
+            self.host.waited(started.elapsed());
         }
         Ok(())
     }
 
     fn answered(&mut self, synced: Result<Vec<Heard>, InboxError>, line: &Line) -> Result<(), InboxError> {
         match synced {
-            Ok(receipts) => receipts.iter().for_each(|rows| self.acknowledger.synced(rows)),
+            Ok(receipts) => self.host.synced(&receipts),
             Err(InboxError::Refused(why)) => {
                 tracing::warn!(source = %line.id, "the device will be asked for rows again: {why}");
-                self.acknowledger.refused(Instant::now());
+                self.host.refused(Instant::now());
             }
             Err(InboxError::Closed) => return Err(InboxError::Closed),
         }
         Ok(())
     }
 
-    /// Puts the next word to the device into an empty `outgoing`.
-    fn speak(&mut self, line: &Line) {
-        if !self.outgoing.is_empty() {
-            return;
+    /// Puts the next word to the device into an empty `outgoing`, and hands on what waited for rows that are given up.
+    async fn speak(&mut self, line: &Line, outlet: &mut Outlet<Heard>) -> Result<(), InboxError> {
+        if !self.outgoing.is_empty() || !self.host.speak(Instant::now(), &mut self.outgoing.bytes) {
+            return Ok(());
         }
-        let mut buffer = [0; 32];
-        let resend = self.acknowledger.resend(Instant::now());
-        let lost_rows = self.acknowledger.take_lost_rows();
+        let lost_rows = self.host.take_lost_rows();
         if lost_rows > 0 {
             tracing::warn!(source = %line.id, lost_rows, "the device does not send missing rows again");
             line.status.add_lost(lost_rows);
         }
-        for word in [
-            resend.and_then(|resend| encode_resend(resend, &mut buffer).ok().map(<[u8]>::to_vec)),
-            self.acknowledger.ack().and_then(|ack| encode_ack(ack, &mut buffer).ok().map(<[u8]>::to_vec)),
-        ] {
-            self.outgoing.bytes.extend(word.unwrap_or_default());
-        }
+        let waited = self.host.release(&line.context());
+        self.hand_on(waited, outlet).await
     }
 
     /// Acknowledges what still gets synced before the end.
-    async fn finish(&mut self, mut to: WriteHalf<SerialStream>, line: &Line, outlet: &mut Outlet<Heard>) {
+    async fn finish(&mut self, mut to: WriteHalf<SerialStream>, outlet: &mut Outlet<Heard>) {
         let deadline = Outlet::<Heard>::drain_deadline();
         while let Some(receipts) = outlet.drain(deadline).await {
-            for rows in &receipts {
-                self.acknowledger.synced(rows);
-            }
+            self.host.synced(&receipts);
         }
         // If this word does not get through, the device sends again, and the inbox knows its rows.
         let last_word = async {
             to.write_all(self.outgoing.rest()).await?;
             self.outgoing = Outgoing::default();
-            self.speak(line);
+            self.host.speak(Instant::now(), &mut self.outgoing.bytes);
             to.write_all(self.outgoing.rest()).await
         };
         let _ = time::timeout(LAST_WORD_TIME_MAX, last_word).await;
@@ -131,9 +118,9 @@ impl BridgeLine {
     ) -> Result<End, InboxError> {
         let mut bytes = vec![0; READ_BYTES];
         loop {
-            self.speak(line);
+            self.speak(line, outlet).await?;
             let (reading, started) = (outlet.has_room(), Instant::now());
-            let look_at = self.acknowledger.look_at().filter(|_| reading && self.outgoing.is_empty());
+            let look_at = self.host.look_at().filter(|_| reading && self.outgoing.is_empty());
             tokio::select! {
                 read = from.read(&mut bytes), if reading => {
                     let end = line.end_of(&read);
@@ -154,7 +141,7 @@ impl BridgeLine {
                 () = ended(shutdown) => return Ok(End::Shutdown),
             }
             if !reading {
-                self.acknowledger.waited(started.elapsed());
+                self.host.waited(started.elapsed());
             }
         }
     }
@@ -172,10 +159,10 @@ impl Protocol for BridgeLine {
     ) -> Result<End, InboxError> {
         let (mut from, mut to) = split(port);
         self.outgoing = Outgoing::default();
-        self.acknowledger.opened();
+        self.host.opened();
         let end = self.talk(&mut from, &mut to, line, outlet, shutdown).await?;
         if matches!(end, End::Shutdown) {
-            self.finish(to, line, outlet).await;
+            self.finish(to, outlet).await;
         }
         Ok(end)
     }

@@ -6,6 +6,7 @@
 
 mod acknowledge;
 mod bridge;
+mod host;
 mod lines;
 mod modbus;
 
@@ -18,7 +19,7 @@ use tokio::{
 pub use tokio_serial::{Parity as SerialParity, StopBits as SerialStopBits};
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
-pub use self::modbus::ModbusConfig;
+pub use self::{host::BridgeHost, modbus::ModbusConfig};
 use self::{bridge::BridgeLine, lines::Lines, modbus::Master};
 use super::{
     InboxError, Parcel, SourceStatus,

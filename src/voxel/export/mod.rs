@@ -56,11 +56,20 @@ pub enum Statistic {
     Max,
     /// Value of the latest row.
     Last,
+    /// Sum with compensation, where the grid keeps it; mean times weight elsewhere.
+    Sum,
+    /// Value of the earliest row, where the grid keeps it.
+    First,
 }
 
 impl Statistic {
-    /// All of them.
-    pub const ALL: [Self; 6] = [Self::Count, Self::Mean, Self::Variance, Self::Min, Self::Max, Self::Last];
+    /// Those that `grid` keeps.
+    pub fn kept(grid: &Grid) -> Vec<Self> {
+        let lanes = grid.config().settings().lanes;
+        let optional = [(lanes.sum, Self::Sum), (lanes.first, Self::First)];
+        let always = [Self::Count, Self::Mean, Self::Variance, Self::Min, Self::Max, Self::Last];
+        always.into_iter().chain(optional.into_iter().filter_map(|(kept, statistic)| kept.then_some(statistic))).collect()
+    }
 
     /// The word for it in names of arrays.
     pub const fn name(self) -> &'static str {
@@ -71,6 +80,8 @@ impl Statistic {
             Self::Min => "min",
             Self::Max => "max",
             Self::Last => "last",
+            Self::Sum => "sum",
+            Self::First => "first",
         }
     }
 
@@ -83,6 +94,8 @@ impl Statistic {
             Self::Min => stats.min,
             Self::Max => stats.max,
             Self::Last => stats.last.value,
+            Self::Sum => stats.sum(),
+            Self::First => stats.first.map_or(f64::NAN, |first| first.value),
         }
     }
 

@@ -1,7 +1,7 @@
 //! `npz`: arrays for `numpy.load`.
 //!
 //! - `origin` (mm), `voxel` (mm), `offset` (index of the first voxel written), `dims` (voxels written), each of three;
-//! - `{signal}_mean`, `_variance`, `_min`, `_max`, `_last` (float64) and `{signal}_count` (uint32), each indexed `[i, j, k]` from `offset`.
+//! - `{signal}_mean`, `_variance`, `_min`, `_max`, `_last` and, where the grid keeps them, `_sum`, `_first` (float64), and `{signal}_count` (uint32), each indexed `[i, j, k]` from `offset`.
 //!
 //! Where that would be too large, the voxels are listed instead: `index` (n × 3, int32), and the same arrays with one entry a voxel.
 
@@ -35,7 +35,7 @@ fn regular(grid: &Grid, extent: Extent, file: &mut NpzWriter<impl Write + Seek>)
     add(file, "dims", &arr1(&extent.dims.map(|dim| dim as i64)))?;
     let shape = (extent.dims[0], extent.dims[1], extent.dims[2]).f();
     for (signal, name) in grid.signals().iter().enumerate() {
-        for statistic in Statistic::ALL {
+        for statistic in Statistic::kept(grid) {
             let values: Vec<f64> = extent.planes(grid, signal, statistic).flatten().collect();
             let array = Array3::from_shape_vec(shape, values).map_err(refused)?;
             let name = format!("{name}_{}", statistic.name());
@@ -58,7 +58,7 @@ fn listed(grid: &Grid, layer: Option<i32>, file: &mut NpzWriter<impl Write + See
     voxels.dedup();
     add(file, "index", &Array2::from_shape_fn((voxels.len(), 3), |(row, axis)| voxels[row][axis]))?;
     for (signal, name) in grid.signals().iter().enumerate() {
-        for statistic in Statistic::ALL {
+        for statistic in Statistic::kept(grid) {
             let value = |index: &[i32; 3]| grid.get(*index, signal).map_or(statistic.of_nothing(), |stats| statistic.of(&stats));
             let array: Array1<f64> = voxels.iter().map(value).collect();
             let name = format!("{name}_{}", statistic.name());

@@ -1,7 +1,7 @@
 //! `parquet`: one row a voxel and signal, for tables.
 //!
 //! `i`, `j`, `k` (voxel), `x_mm`, `y_mm`, `z_mm` (its centre), `signal`, `count`, `mean`, `variance` (null below two rows), `min`, `max`,
-//! `last`, `last_time` (nanoseconds, UTC). Row groups of at most 2¹⁷ rows, by layer.
+//! `last`, `last_time` (nanoseconds, UTC), `sum` and `first` (null where the grid does not keep them). Row groups of at most 2¹⁷ rows, by layer.
 
 use std::{io::Write, sync::Arc};
 
@@ -22,6 +22,7 @@ const SCHEMA: &str = "message voxels {
     required binary signal (string);
     required int64 count; required double mean; optional double variance; required double min; required double max;
     required double last; required int64 last_time (timestamp(nanos, true));
+    optional double sum; optional double first;
 }";
 
 /// A voxel and what is known of it.
@@ -64,11 +65,13 @@ fn write_group(
     column::<ByteArrayType, _>(&mut group, voxels.iter().map(|_| name.clone()))?;
     column::<Int64Type, _>(&mut group, voxels.iter().map(|(_, stats)| i64::from(stats.count)))?;
     column::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.mean))?;
-    variances(&mut group, voxels)?;
+    optional(&mut group, voxels.iter().map(|(_, stats)| stats.variance()))?;
     for get in [|stats: &Stats| stats.min, |stats: &Stats| stats.max, |stats: &Stats| stats.last.value] {
         column::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| get(stats)))?;
     }
     column::<Int64Type, _>(&mut group, voxels.iter().map(|(_, stats)| stats.last.time))?;
+    optional(&mut group, voxels.iter().map(|(_, stats)| stats.sum.map(|sum| sum.value())))?;
+    optional(&mut group, voxels.iter().map(|(_, stats)| stats.first.map(|first| first.value)))?;
     group.close()?;
     Ok(())
 }
@@ -81,10 +84,13 @@ fn column<T: DataType, W: Write + Send>(
     write::<T, W>(group, &values, None)
 }
 
-fn variances<W: Write + Send>(group: &mut SerializedRowGroupWriter<'_, W>, voxels: &[Voxel]) -> Result<(), ParquetError> {
-    let variances: Vec<Option<f64>> = voxels.iter().map(|(_, stats)| stats.variance()).collect();
-    let defined: Vec<i16> = variances.iter().map(|variance| i16::from(variance.is_some())).collect();
-    let values: Vec<f64> = variances.into_iter().flatten().collect();
+fn optional<W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
+    values: impl Iterator<Item = Option<f64>>,
+) -> Result<(), ParquetError> {
+    let values: Vec<Option<f64>> = values.collect();
+    let defined: Vec<i16> = values.iter().map(|value| i16::from(value.is_some())).collect();
+    let values: Vec<f64> = values.into_iter().flatten().collect();
     write::<DoubleType, W>(group, &values, Some(&defined))
 }
 

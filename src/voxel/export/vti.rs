@@ -19,7 +19,7 @@ pub fn vti(grid: &Grid, layer: Option<i32>, mut out: impl Write) -> Result<(), E
     let extent = Extent::of(grid, layer)?;
     out.write_all(header(grid, extent).as_bytes())?;
     for signal in 0..grid.signals().len() {
-        for statistic in Statistic::ALL {
+        for statistic in Statistic::kept(grid) {
             out.write_all(&array_bytes(extent).to_le_bytes())?;
             for plane in extent.planes(grid, signal, statistic) {
                 let bytes: Vec<u8> = plane.into_iter().flat_map(f64::to_le_bytes).collect();
@@ -43,7 +43,8 @@ fn header(grid: &Grid, extent: Extent) -> String {
     let three = |values: [f64; 3]| values.map(|value| value.to_string()).join(" ");
     let (origin, spacing) = (three(axes.map(|axis| axis.lower_mm(0))), three(axes.map(|axis| axis.voxel_mm())));
     let mut arrays = String::new();
-    let names = grid.signals().iter().flat_map(|signal| Statistic::ALL.map(|statistic| (signal, statistic)));
+    let kept = Statistic::kept(grid);
+    let names = grid.signals().iter().flat_map(|signal| kept.iter().map(move |statistic| (signal, statistic)));
     for (place, (signal, statistic)) in names.enumerate() {
         let offset = place as u64 * (8 + array_bytes(extent));
         let name = format!("{}_{}", escaped(signal), statistic.name());

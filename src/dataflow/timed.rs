@@ -2,11 +2,8 @@
 
 use std::ops::Range;
 
-use super::drive::Timed;
-use crate::{
-    dataflow::{WindowOperator, join::JoinOperator, pattern::PatternOperator},
-    model::{Batch, Output, Timestamp},
-};
+use super::{WindowOperator, drive::Timed, join::JoinOperator, pattern::PatternOperator};
+use crate::model::{Batch, Output, Timestamp};
 
 impl Timed for WindowOperator {
     fn quiet_until(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp {

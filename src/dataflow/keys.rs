@@ -24,6 +24,8 @@ pub struct KeyTable {
     /// By number; an unused number keeps the texts it had last.
     texts: Vec<KeyTexts>,
     free: Vec<u32>,
+    /// Counts up whenever a key comes or goes.
+    version: u64,
 }
 
 fn hash_of<'t>(texts: impl Iterator<Item = Option<&'t Arc<str>>>) -> u64 {
@@ -43,6 +45,7 @@ impl KeyTable {
         if let Some(number) = self.numbers.find(hash, same) {
             return *number;
         }
+        self.version += 1;
         let key: KeyTexts = texts.map(Option::<&Arc<str>>::cloned).collect();
         let number = if let Some(number) = self.free.pop() {
             self.texts[number as usize] = key;
@@ -78,12 +81,23 @@ impl KeyTable {
         if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
             entry.remove();
             self.free.push(number);
+            self.version += 1;
         }
     }
 
     /// How many keys are in use.
     pub fn len(&self) -> usize {
         self.numbers.len()
+    }
+
+    /// Another number whenever a key has come or gone.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The numbers in use, in no order that means anything.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.numbers.iter().copied()
     }
 
     /// The numbers in use, ordered by their texts.
@@ -172,6 +186,93 @@ impl KeyCache {
 
 fn code(batch: &Batch, tag: usize, row: usize) -> u32 {
     batch.tags.get(tag).map_or(NO_TAG, |column| column.codes[row])
+}
+
+/// The key numbers of texts by their address: texts that are seen again from batch to batch, at the same place of their column, are
+/// not looked up again. To be cleared when a key is released.
+#[derive(Debug, Default)]
+pub struct KeyMemo {
+    tags: Vec<usize>,
+    /// By code of the only tag; the texts are kept, so that no other text gets their address.
+    by_code: Vec<Option<(Arc<str>, u32)>>,
+    null: Option<u32>,
+    /// With several tags: a number for each text, by tag.
+    #[expect(clippy::type_complexity, reason = "a pair of lookups of one tag")]
+    texts: Vec<(Vec<Option<(Arc<str>, u32)>>, FxHashMap<Arc<str>, u32>)>,
+    /// The combination of a prefix's combination and a text, and the key number of whole combinations.
+    steps: FxHashMap<(u32, u32), u32>,
+    by_combination: FxHashMap<u32, u32>,
+}
+
+/// More are not remembered.
+const REMEMBERED_MAX: usize = 1 << 20;
+
+impl KeyMemo {
+    /// For rows grouped by the tags in these columns.
+    pub fn new(tags: Vec<usize>) -> Self {
+        let texts = tags.iter().map(|_| Default::default()).collect();
+        Self { tags, texts, ..Self::default() }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::new(std::mem::take(&mut self.tags));
+    }
+
+    /// The number of the key of `row`.
+    #[inline]
+    pub fn number(&mut self, batch: &Batch, row: usize, table: &mut KeyTable) -> u32 {
+        let [tag] = self.tags.as_slice() else { return self.combined(batch, row, table) };
+        let column = &batch.tags[*tag];
+        let code = column.codes[row] as usize;
+        let Some(text) = column.names.get(code) else {
+            return *self.null.get_or_insert_with(|| table.number([None].into_iter()));
+        };
+        match self.by_code.get(code) {
+            Some(Some((known, number))) if Arc::ptr_eq(known, text) => *number,
+            _ => {
+                let number = table.number([Some(text)].into_iter());
+                if code < REMEMBERED_MAX {
+                    if self.by_code.len() <= code {
+                        self.by_code.resize(column.names.len().min(REMEMBERED_MAX).max(code + 1), None);
+                    }
+                    self.by_code[code] = Some((Arc::clone(text), number));
+                }
+                number
+            }
+        }
+    }
+
+    fn combined(&mut self, batch: &Batch, row: usize, table: &mut KeyTable) -> u32 {
+        if self.steps.len() > REMEMBERED_MAX {
+            self.clear();
+        }
+        let mut combination = 0;
+        for (tag, (by_code, numbers)) in self.tags.iter().zip(&mut self.texts) {
+            let column = &batch.tags[*tag];
+            let code = column.codes[row] as usize;
+            let text = column.names.get(code).map_or(0, |text| match by_code.get(code) {
+                Some(Some((known, number))) if Arc::ptr_eq(known, text) => *number,
+                _ => {
+                    let next = numbers.len() as u32 + 1;
+                    let number = *numbers.entry(Arc::clone(text)).or_insert(next);
+                    if by_code.len() <= code && code < REMEMBERED_MAX {
+                        by_code.resize(code + 1, None);
+                    }
+                    if let Some(known) = by_code.get_mut(code) {
+                        *known = Some((Arc::clone(text), number));
+                    }
+                    number
+                }
+            });
+            let next = self.steps.len() as u32 + 1;
+            combination = *self.steps.entry((combination, text)).or_insert(next);
+        }
+        *self.by_combination.entry(combination).or_insert_with(|| {
+            let texts = self.tags.iter().map(|tag| batch.tags[*tag].get(row));
+            table.number(texts)
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,92 @@
+//! Restarts by signal: what a reload may not break, and what going over the inbox again may not repeat.
+
+use std::{fs, net::TcpListener, thread};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::{
+    ends::dead_letters,
+    process::{Site, ask, until},
+};
+
+const CONFIG: &str = r#"
+[streams.melt]
+signals = { intensity = "V" }
+[[pipelines]]
+id = "quality"
+stream = "melt"
+[[pipelines.checkpoints]]
+name = "bright"
+check = "intensity < 20.0"
+on_fail = "reject"
+[checkpoints]
+interval = "1h"
+"#;
+
+/// 2026-01-31T12:00:00Z
+const START_NS: u64 = 1_769_860_800_000_000_000;
+
+fn site(name: &str) -> Site {
+    let site = Site::new(name);
+    site.configure(CONFIG);
+    site
+}
+
+fn rows(intensities: impl IntoIterator<Item = f64>) -> String {
+    let rows = intensities.into_iter().zip(START_NS..).map(|(intensity, time)| json!({"time": time, "intensity": intensity}));
+    json!(rows.collect::<Vec<_>>()).to_string()
+}
+
+#[test]
+fn a_row_that_a_checkpoint_refuses_is_one_dead_letter_whatever_is_gone_over_again() {
+    let site = site("refused");
+    let appliance = site.start();
+    assert_eq!(appliance.ask("POST", "/rows", &rows([10.0, 30.0, 11.0])).status, 202);
+    until("the dead letter is kept", || (dead_letters(&site).len() == 1).then_some(()));
+    appliance.kill();
+    for _ in 0..2 {
+        let appliance = site.start();
+        until("the engine has gone over it again", || {
+            let recent = appliance.get("/streams/melt/recent?rows=3");
+            (recent["rows"].as_array().is_some_and(|rows| rows.len() == 3)).then_some(())
+        });
+        assert_eq!(appliance.ask("POST", "/checkpoint", "").status, 200);
+        assert_eq!(dead_letters(&site).len(), 1);
+        appliance.kill();
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_started_leaves_the_last_one_running() {
+    let site = site("reload");
+    let appliance = site.start();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let good = fs::read_to_string(site.config()).expect("it was written");
+    let (api, other) = (site.api().replace("http://", ""), taken.local_addr().expect("it is bound").to_string());
+    fs::write(site.config(), good.replace(&api, &other)).expect("the folder is ours");
+    appliance.process.signal(Signal::HUP);
+    until("the log says why", || appliance.process.log().contains("the last one goes on").then_some(()));
+    until("it answers again", || ask("GET", &format!("{}/health", site.api()), "").ok());
+    appliance.stop();
+}
+
+#[test]
+fn a_reload_waits_for_no_question() {
+    let site = site("asked");
+    let appliance = site.start();
+    for _ in 0..4 {
+        assert_eq!(appliance.ask("POST", "/rows", &rows((0..50_000).map(|row| f64::from(row % 7)))).status, 202);
+    }
+    let url = format!("{}/streams/melt/history?where=intensity%3C0.0", site.api());
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            // What becomes of the question is of no interest here.
+            scope.spawn(|| drop(ask("GET", &url, "")));
+        }
+        appliance.process.signal(Signal::HUP);
+    });
+    until("it runs anew", || (appliance.process.log().matches(" running ").count() >= 2).then_some(()));
+    until("it answers again", || ask("GET", &format!("{}/health", site.api()), "").ok());
+    appliance.stop();
+}
