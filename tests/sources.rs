@@ -8,8 +8,12 @@ mod bridge;
 mod file;
 #[path = "sources/kafka.rs"]
 mod kafka;
+#[path = "sources/modbus.rs"]
+mod modbus;
 #[path = "sources/mqtt.rs"]
 mod mqtt;
+#[path = "sources/mqtts.rs"]
+mod mqtts;
 #[path = "sources/serial.rs"]
 mod serial;
 mod servers;

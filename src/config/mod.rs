@@ -7,6 +7,7 @@
 //! - [`streams`], [`sources`], [`pipelines`], [`charts`], [`quality`], [`voxels`], [`sinks`], [`service`]: one section of the file each.
 
 pub mod charts;
+pub mod modbus;
 pub mod pipelines;
 pub mod quality;
 pub mod reader;

@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use super::{
+    modbus,
     reader::{At, Section, Value, nearest},
     service::secret,
 };
 use crate::{
     ingest::{
         BrokerConfig, FileCodec, FileConfig, KafkaConfig, KafkaOptions, KafkaStart, MqttCodec, MqttConfig, MqttProtocol, MqttTls,
-        MqttUrl, Qos, SerialCodec, SerialConfig, SourceConfig, SourceKind, Subscription, decode::Routes,
+        MqttUrl, Qos, SerialCodec, SerialConfig, SerialParity, SerialStopBits, SourceConfig, SourceKind, Subscription,
+        decode::Routes,
     },
     model::Stream,
 };
@@ -87,18 +89,31 @@ fn serial(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<SerialConfig
         Bridge,
         JsonLines,
         Csv,
+        ModbusRtu,
     }
     let device = section.required_string("device");
     let baud = section.integer_or("baud", 115_200, 1..20_000_001) as u32;
-    let codecs = [("bridge", Codec::Bridge), ("json_lines", Codec::JsonLines), ("csv", Codec::Csv)];
+    let parities = [("none", SerialParity::None), ("even", SerialParity::Even), ("odd", SerialParity::Odd)];
+    let parity = section.choice_or("parity", &parities, SerialParity::None);
+    let stop_bits = if section.integer_or("stop_bits", 1, 1..3) == 1 { SerialStopBits::One } else { SerialStopBits::Two };
+    let codecs =
+        [("bridge", Codec::Bridge), ("json_lines", Codec::JsonLines), ("csv", Codec::Csv), ("modbus_rtu", Codec::ModbusRtu)];
     let codec = section.choice_or("codec", &codecs, Codec::JsonLines);
-    let chosen = chosen(section, streams)?;
-    let (codec, routes) = match codec {
-        Codec::Bridge => (SerialCodec::Bridge { streams: chosen.clone() }, routes(section, &chosen)?),
-        Codec::JsonLines => (SerialCodec::JsonLines, routes(section, &chosen)?),
-        Codec::Csv => (SerialCodec::Csv { columns: columns(section) }, routes(section, &chosen)?),
+    let (codec, carried) = match codec {
+        Codec::Bridge => {
+            let chosen = chosen(section, streams)?;
+            (SerialCodec::Bridge { streams: chosen.clone() }, chosen)
+        }
+        Codec::JsonLines => (SerialCodec::JsonLines, chosen(section, streams)?),
+        Codec::Csv => (SerialCodec::Csv { columns: columns(section) }, chosen(section, streams)?),
+        Codec::ModbusRtu => {
+            let modbus = modbus::read(section, streams)?;
+            let carried = modbus.polls.iter().map(|poll| Arc::clone(poll.stream())).collect();
+            (SerialCodec::ModbusRtu(modbus), carried)
+        }
     };
-    Some(SerialConfig { device: device?, baud, codec, routes })
+    let routes = routes(section, &carried)?;
+    Some(SerialConfig { device: device?, baud, parity, stop_bits, codec, routes })
 }
 
 /// The columns of a CSV source without a header.
@@ -148,7 +163,7 @@ fn kafka(name: &At<String>, section: &Section<'_>, streams: &[Arc<Stream>], appl
 }
 
 /// The streams of a source: `stream`, or `streams` for several (by number in a frame, by name in a row); the only one there is without either.
-fn chosen(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Vec<Arc<Stream>>> {
+pub(super) fn chosen(section: &Section<'_>, streams: &[Arc<Stream>]) -> Option<Vec<Arc<Stream>>> {
     if section.has("stream") && section.has("streams") {
         section.fault_at("streams", "`stream` and `streams` exclude each other: keep one");
     }

@@ -31,7 +31,7 @@ use decode::Decoded;
 pub use file::{FileCodec, FileConfig};
 pub use kafka::{KafkaConfig, KafkaOptions, KafkaStart};
 pub use mqtt::{MqttCodec, MqttConfig, MqttProtocol, MqttTls, MqttUrl, MqttUrlError, Qos, Subscription};
-pub use serial::{BridgeHost, SerialCodec, SerialConfig};
+pub use serial::{BridgeHost, ModbusConfig, SerialCodec, SerialConfig, SerialParity, SerialStopBits};
 pub use status::{Counts, SourceState, SourceStatus};
 
 /// What a source hands on to be stored in one piece.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use qadf_edge::{
-    ingest::{Accepted, Parcel, SerialCodec, SerialConfig, SourceKind, decode::Routes},
+    ingest::{Accepted, Parcel, SerialCodec, SerialConfig, SerialParity, SerialStopBits, SourceKind, decode::Routes},
     model::{Batch, Stream, Timestamp},
     simulate::{Outlets, Report, STREAMS, Settings, Simulator},
 };
@@ -29,6 +29,8 @@ fn kind(link: &Path) -> SourceKind {
     SourceKind::Serial(SerialConfig {
         device: link.display().to_string(),
         baud: 921_600,
+        parity: SerialParity::None,
+        stop_bits: SerialStopBits::One,
         routes: Routes::by_row(&streams, None).expect("the names differ"),
         codec: SerialCodec::Bridge { streams },
     })

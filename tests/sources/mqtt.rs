@@ -23,9 +23,13 @@ pub(super) struct Mosquitto {
 
 impl Mosquitto {
     pub async fn start(directory: &Path, port: u16) -> Self {
+        Self::start_with(directory, port, &format!("listener {port} 127.0.0.1\nallow_anonymous true\n")).await
+    }
+
+    /// With these listeners, of which the one at `port` is plain.
+    pub async fn start_with(directory: &Path, port: u16, listeners: &str) -> Self {
         let config = directory.join("mosquitto.conf");
-        let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n");
-        std::fs::write(&config, text).unwrap();
+        std::fs::write(&config, format!("{listeners}persistence false\nmax_queued_messages 0\n")).unwrap();
         let process = Command::new("mosquitto")
             .args(["-c", &config.display().to_string()])
             .env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()))
@@ -66,7 +70,7 @@ fn config(url: &MqttUrl, protocol: MqttProtocol, qos: Qos) -> SourceKind {
 }
 
 /// Publishes and waits until the broker has everything.
-async fn publish(url: &MqttUrl, messages: &[(&str, String)]) {
+pub(super) async fn publish(url: &MqttUrl, messages: &[(&str, String)]) {
     let mut options = MqttOptions::new("machine", &url.host, url.port);
     options.set_max_packet_size(1 << 20, 1 << 20);
     // Mosquitto ends connections with more than 20 unanswered messages.

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write, os::unix::fs::symlink, path::Path};
 
-use qadf_edge::ingest::{SerialCodec, SerialConfig, SourceKind};
+use qadf_edge::ingest::{SerialCodec, SerialConfig, SerialParity, SerialStopBits, SourceKind};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::{Running, routes};
@@ -28,7 +28,14 @@ impl Machine {
 }
 
 fn config(device: &Path, codec: SerialCodec) -> SourceKind {
-    SourceKind::Serial(SerialConfig { device: device.display().to_string(), baud: 921_600, codec, routes: routes() })
+    SourceKind::Serial(SerialConfig {
+        device: device.display().to_string(),
+        baud: 921_600,
+        parity: SerialParity::None,
+        stop_bits: SerialStopBits::One,
+        codec,
+        routes: routes(),
+    })
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Bytes from outside become rows, or a reason why not. Pure: no clock, file, socket or log.
 //!
 //! Two families. A **message** codec gets whole messages (MQTT, Kafka, HTTP): [`Json`], [`Sparkplug`]. A **stream**
-//! codec gets pieces of an endless stream of bytes (serial, files): `json_lines`, `csv`, `bridge`. Each writes into one
+//! codec gets pieces of an endless stream of bytes (serial, files): [`JsonLines`], [`Csv`], [`Bridge`]. A Modbus line is neither: it is asked
+//! ([`ModbusPoll`]). Each writes into one
 //! [`Decoded`], which collects any number of messages into few, large batches.
 //!
 //! Invariants:
@@ -17,6 +18,7 @@ mod json;
 mod json_lines;
 mod json_text;
 mod lines;
+mod modbus;
 mod protobuf;
 mod sparkplug;
 mod time;
@@ -30,6 +32,10 @@ pub use columns::{Routes, RoutesError};
 pub use csv::Csv;
 pub use json::Json;
 pub use json_lines::JsonLines;
+pub use modbus::{
+    HEARD_BYTES_MAX, ModbusAnswer, ModbusError, ModbusFunction, ModbusPoll, ModbusRegister, ModbusRequest, ModbusType,
+    ModbusWordOrder, exception_meaning,
+};
 pub use sparkplug::{Notice, Sparkplug, rebirth_request};
 pub use time::parse_time;
 

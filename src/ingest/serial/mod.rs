@@ -1,13 +1,14 @@
 //! A serial line: opened, talked over, and opened again when it is gone.
 //!
 //! A hang-up reads as no bytes, at once and for ever, or as an I/O error: both mean that the device is gone. A path that leads nowhere is a state, not
-//! a fault of the program. What is said over an open line is a [`Protocol`]: [`lines`] that a device just sends, or frames that it keeps until they
-//! are acknowledged ([`bridge`]).
+//! a fault of the program. What is said over an open line is a [`Protocol`]: [`lines`] that a device just sends, frames that it keeps until they
+//! are acknowledged ([`bridge`]), or answers to our questions ([`modbus`]).
 
 mod acknowledge;
 mod bridge;
 mod host;
 mod lines;
+mod modbus;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,10 +16,11 @@ use tokio::{
     sync::{mpsc, watch},
     time,
 };
+pub use tokio_serial::{Parity as SerialParity, StopBits as SerialStopBits};
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
-pub use self::host::BridgeHost;
-use self::{bridge::BridgeLine, lines::Lines};
+pub use self::{host::BridgeHost, modbus::ModbusConfig};
+use self::{bridge::BridgeLine, lines::Lines, modbus::Master};
 use super::{
     InboxError, Parcel, SourceStatus,
     backoff::Backoff,
@@ -41,6 +43,10 @@ pub struct SerialConfig {
     pub device: String,
     /// Bits a second.
     pub baud: u32,
+    /// The check bit of each byte.
+    pub parity: SerialParity,
+    /// Bits after each byte.
+    pub stop_bits: SerialStopBits,
     /// What the bytes mean.
     pub codec: SerialCodec,
     /// Where the rows go.
@@ -62,6 +68,8 @@ pub enum SerialCodec {
         /// The names of the columns.
         columns: Option<Vec<String>>,
     },
+    /// Answers of Modbus RTU units to our questions.
+    ModbusRtu(ModbusConfig),
 }
 
 /// Why a session ended.
@@ -76,6 +84,9 @@ enum End {
 struct Line {
     id: Arc<str>,
     device: Arc<str>,
+    baud: u32,
+    parity: SerialParity,
+    stop_bits: SerialStopBits,
     status: Arc<SourceStatus>,
 }
 
@@ -102,28 +113,23 @@ pub(super) async fn run(
     status: Arc<SourceStatus>,
     shutdown: watch::Receiver<bool>,
 ) {
-    let line = Line { id, device: config.device.as_str().into(), status };
-    let baud = config.baud;
+    let SerialConfig { baud, parity, stop_bits, .. } = config;
+    let line = Line { id, device: config.device.as_str().into(), baud, parity, stop_bits, status };
     match config.codec {
-        SerialCodec::Bridge { streams } => keep_open(&line, baud, BridgeLine::new(streams), inbox, shutdown).await,
-        SerialCodec::JsonLines => keep_open(&line, baud, Lines::json(config.routes), inbox, shutdown).await,
-        SerialCodec::Csv { columns } => keep_open(&line, baud, Lines::csv(config.routes, columns), inbox, shutdown).await,
+        SerialCodec::Bridge { streams } => keep_open(&line, BridgeLine::new(streams), inbox, shutdown).await,
+        SerialCodec::JsonLines => keep_open(&line, Lines::json(config.routes), inbox, shutdown).await,
+        SerialCodec::ModbusRtu(config) => keep_open(&line, Master::new(config, baud), inbox, shutdown).await,
+        SerialCodec::Csv { columns } => keep_open(&line, Lines::csv(config.routes, columns), inbox, shutdown).await,
     }
     line.status.ended();
 }
 
-async fn keep_open<P: Protocol>(
-    line: &Line,
-    baud: u32,
-    mut protocol: P,
-    inbox: mpsc::Sender<Parcel>,
-    mut shutdown: watch::Receiver<bool>,
-) {
+async fn keep_open<P: Protocol>(line: &Line, mut protocol: P, inbox: mpsc::Sender<Parcel>, mut shutdown: watch::Receiver<bool>) {
     let mut backoff = Backoff::new();
     let mut outlet = Outlet::new(Arc::clone(&line.id), inbox, Arc::clone(&line.status));
     loop {
         let opened = time::Instant::now();
-        let end = match tokio_serial::new(&*line.device, baud).open_native_async() {
+        let end = match line.open() {
             Ok(port) => {
                 line.status.up();
                 protocol.session(port, line, &mut outlet, &mut shutdown).await
@@ -150,6 +156,10 @@ async fn keep_open<P: Protocol>(
 }
 
 impl Line {
+    fn open(&self) -> tokio_serial::Result<SerialStream> {
+        tokio_serial::new(&*self.device, self.baud).parity(self.parity).stop_bits(self.stop_bits).open_native_async()
+    }
+
     /// Of what comes in now.
     fn context(&self) -> Context {
         Context { source: Arc::clone(&self.id), partition: Arc::clone(&self.device), arrival: now() }
