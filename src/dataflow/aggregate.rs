@@ -11,6 +11,46 @@ use serde::{Deserialize, Serialize};
 use super::sketch::Sketch;
 use crate::model::{Batch, Number, Stream};
 
+/// A function of one's own: its state is some numbers.
+///
+/// ```
+/// use qadf_edge::dataflow::aggregate::Custom;
+///
+/// /// The root of the mean square.
+/// static RMS: Custom = Custom {
+///     name: "rms",
+///     start: || vec![0.0, 0.0],
+///     add: |state, value| {
+///         state[0] += 1.0;
+///         state[1] += value * value;
+///     },
+///     merge: |state, other| {
+///         state[0] += other[0];
+///         state[1] += other[1];
+///     },
+///     value: |state| (state[0] > 0.0).then(|| (state[1] / state[0]).sqrt()),
+/// };
+/// ```
+#[derive(Debug)]
+pub struct Custom {
+    /// What it is called; no two are called alike.
+    pub name: &'static str,
+    /// The state of no values.
+    pub start: fn() -> Vec<f64>,
+    /// Takes in a value, which is finite.
+    pub add: fn(&mut [f64], f64),
+    /// Takes in what another state has seen.
+    pub merge: fn(&mut [f64], &[f64]),
+    /// What the state says; none or not finite = null.
+    pub value: fn(&[f64]) -> Option<f64>,
+}
+
+impl PartialEq for Custom {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
 /// What is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Function {
@@ -38,6 +78,8 @@ pub enum Function {
     Quantile(f64),
     /// How many different values.
     Distinct,
+    /// A function of one's own.
+    Custom(&'static Custom),
 }
 
 /// What a function is computed of.
@@ -179,6 +221,8 @@ pub enum Accumulator {
     Numbers(BTreeSet<u64>),
     /// Different texts.
     Texts(BTreeSet<Arc<str>>),
+    /// The state of a function of one's own.
+    Custom(Vec<f64>),
 }
 
 impl Aggregate {
@@ -194,6 +238,7 @@ impl Aggregate {
             Function::Quantile(_) => Accumulator::Sketch(Box::default()),
             Function::Distinct if matches!(self.column, Column::Tag(_)) => Accumulator::Texts(BTreeSet::new()),
             Function::Distinct => Accumulator::Numbers(BTreeSet::new()),
+            Function::Custom(custom) => Accumulator::Custom((custom.start)()),
         }
     }
 
@@ -203,7 +248,10 @@ impl Aggregate {
             Column::Rows => accumulator.add_value(1.0, 0, 0),
             Column::Signal(signal) => {
                 let value = batch.signals[signal][row];
-                if !value.is_nan() {
+                if value.is_nan() {
+                } else if let (Function::Custom(custom), Accumulator::Custom(state)) = (self.function, &mut *accumulator) {
+                    (custom.add)(state, value);
+                } else {
                     accumulator.add_value(value, batch.time[row], batch.seq(row).0);
                 }
             }
@@ -217,7 +265,7 @@ impl Aggregate {
 
     /// Adds row `rows[i]` of `batch` to the accumulator at `places[i]`.
     pub(super) fn add_rows(&self, cells: &mut [Accumulator], batch: &Batch, rows: &[u32], places: &[u32]) {
-        let Column::Signal(signal) = self.column else {
+        let (Column::Signal(signal), false) = (self.column, matches!(self.function, Function::Custom(_))) else {
             for (row, place) in rows.iter().zip(places) {
                 self.add(&mut cells[*place as usize], batch, *row as usize);
             }
@@ -240,10 +288,9 @@ impl Aggregate {
         let real = |value: f64| if value.is_finite() { Number::Real(value) } else { Number::Null };
         match (self.function, accumulator) {
             (_, Accumulator::Count(count)) => Number::Integer(*count as i64),
-            (_, Accumulator::Sum(_, _, 0)) => Number::Null,
+            (_, Accumulator::Sum(_, _, 0) | Accumulator::Moments(0 | 1, ..)) => Number::Null,
             (Function::Mean, Accumulator::Sum(sum, compensation, count)) => real((sum + compensation) / *count as f64),
             (_, Accumulator::Sum(sum, compensation, _)) => real(sum + compensation),
-            (_, Accumulator::Moments(0 | 1, ..)) => Number::Null,
             (Function::Stddev, Accumulator::Moments(count, _, m2)) => real((m2 / (count - 1) as f64).sqrt()),
             (_, Accumulator::Moments(count, _, m2)) => real(m2 / (count - 1) as f64),
             (Function::Min, Accumulator::Extremes(min, _)) => real(*min),
@@ -252,8 +299,20 @@ impl Aggregate {
             (_, Accumulator::First(value) | Accumulator::Last(value)) => value.map_or(Number::Null, |(_, _, value)| real(value)),
             (Function::Quantile(share), Accumulator::Sketch(sketch)) => sketch.quantile(share).into(),
             (_, Accumulator::Sketch(_)) => Number::Null,
+            (Function::Custom(custom), Accumulator::Custom(state)) => (custom.value)(state).map_or(Number::Null, real),
+            (_, Accumulator::Custom(_)) => Number::Null,
             (_, Accumulator::Numbers(values)) => Number::Integer(values.len() as i64),
             (_, Accumulator::Texts(values)) => Number::Integer(values.len() as i64),
+        }
+    }
+}
+
+impl Aggregate {
+    /// Takes into `accumulator` what `other`, of the same aggregate, has seen.
+    pub fn merge(&self, accumulator: &mut Accumulator, other: &Accumulator) {
+        match (self.function, &mut *accumulator, other) {
+            (Function::Custom(custom), Accumulator::Custom(state), Accumulator::Custom(other)) => (custom.merge)(state, other),
+            _ => accumulator.merge(other),
         }
     }
 }
@@ -295,7 +354,7 @@ impl Accumulator {
                     values.insert((value + 0.0).to_bits());
                 }
             }
-            Self::Texts(_) => {}
+            Self::Texts(_) | Self::Custom(_) => {}
         }
     }
 
@@ -310,7 +369,7 @@ impl Accumulator {
     }
 
     /// Takes in what `other`, of the same function, has seen.
-    pub fn merge(&mut self, other: &Self) {
+    fn merge(&mut self, other: &Self) {
         match (self, other) {
             (Self::Count(count), Self::Count(more)) => *count += more,
             (Self::Sum(sum, compensation, count), Self::Sum(more, other_compensation, other_count)) => {

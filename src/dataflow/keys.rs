@@ -197,10 +197,17 @@ pub struct KeyMemo {
     by_code: Vec<Option<(Arc<str>, u32)>>,
     null: Option<u32>,
     /// With several tags: a number for each text, by tag.
-    texts: Vec<(Vec<Option<(Arc<str>, u32)>>, FxHashMap<Arc<str>, u32>)>,
+    texts: Vec<TextMemo>,
     /// The combination of a prefix's combination and a text, and the key number of whole combinations.
     steps: FxHashMap<(u32, u32), u32>,
     by_combination: FxHashMap<u32, u32>,
+}
+
+/// The texts of one tag, numbered.
+#[derive(Debug, Default)]
+struct TextMemo {
+    by_code: Vec<Option<(Arc<str>, u32)>>,
+    numbers: FxHashMap<Arc<str>, u32>,
 }
 
 /// More are not remembered.
@@ -209,7 +216,7 @@ const REMEMBERED_MAX: usize = 1 << 20;
 impl KeyMemo {
     /// For rows grouped by the tags in these columns.
     pub fn new(tags: Vec<usize>) -> Self {
-        let texts = tags.iter().map(|_| Default::default()).collect();
+        let texts = tags.iter().map(|_| TextMemo::default()).collect();
         Self { tags, texts, ..Self::default() }
     }
 
@@ -247,7 +254,7 @@ impl KeyMemo {
             self.clear();
         }
         let mut combination = 0;
-        for (tag, (by_code, numbers)) in self.tags.iter().zip(&mut self.texts) {
+        for (tag, TextMemo { by_code, numbers }) in self.tags.iter().zip(&mut self.texts) {
             let column = &batch.tags[*tag];
             let code = column.codes[row] as usize;
             let text = column.names.get(code).map_or(0, |text| match by_code.get(code) {

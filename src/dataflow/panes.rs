@@ -43,7 +43,7 @@ struct Line {
     panes: VecDeque<(i64, u32)>,
     /// `nodes[level - 1]`: number and place of those that are made, by rising number.
     nodes: Vec<VecDeque<(i64, u32)>>,
-    spoken: Option<Box<BTreeMap<i64, Spoken>>>,
+    spoken: BTreeMap<i64, Spoken>,
     /// How often it had no pane when panes were freed.
     idle: u8,
 }
@@ -180,13 +180,12 @@ impl Panes {
 
     /// What windows of `key` have said out of turn.
     pub fn spoken(&self, key: u32) -> Option<&BTreeMap<i64, Spoken>> {
-        self.lines.get(key as usize)?.spoken.as_deref()
+        self.lines.get(key as usize).map(|line| &line.spoken).filter(|spoken| !spoken.is_empty())
     }
 
     /// The same, to be changed.
     pub fn spoken_mut(&mut self, key: u32) -> Option<&mut BTreeMap<i64, Spoken>> {
-        let line = self.lines.get_mut(key as usize)?;
-        Some(line.spoken.get_or_insert_default())
+        self.lines.get_mut(key as usize).map(|line| &mut line.spoken)
     }
 
     /// Frees the panes of slices before `slice` and what was said of windows up to `window`; gives the keys that have had none for a while.
@@ -210,15 +209,12 @@ impl Panes {
             if line.newest.0 < slice {
                 line.newest.1 = NONE;
             }
-            if let Some(spoken) = &mut line.spoken {
-                spoken.retain(|at, _| *at > window);
-                if spoken.is_empty() {
-                    line.spoken = None;
-                }
+            while line.spoken.first_key_value().is_some_and(|(at, _)| *at <= window) {
+                line.spoken.pop_first();
             }
             if line.panes.is_empty() {
                 line.nodes.iter_mut().flat_map(|nodes| nodes.drain(..)).for_each(|(_, place)| self.lanes.release(place));
-                if line.spoken.is_none() && line.idle < IDLE_MAX {
+                if line.spoken.is_empty() && line.idle < IDLE_MAX {
                     line.idle += 1;
                     if line.idle == IDLE_MAX {
                         gone.push(key as u32);
