@@ -272,6 +272,16 @@ impl Aggregate {
             return;
         };
         let values = &batch.signals[signal];
+        if matches!(self.function, Function::Sum | Function::Mean) {
+            for (row, place) in rows.iter().zip(places) {
+                let value = values[*row as usize];
+                if let (Accumulator::Sum(sum, compensation, count), false) = (&mut cells[*place as usize], value.is_nan()) {
+                    add_to_sum(sum, compensation, value);
+                    *count += 1;
+                }
+            }
+            return;
+        }
         let ordered = matches!(self.function, Function::First | Function::Last);
         for (row, place) in rows.iter().zip(places) {
             let row = *row as usize;
@@ -317,15 +327,21 @@ impl Aggregate {
     }
 }
 
+/// Adds a value to a sum, and the rounding error to its compensation (Neumaier 1974).
+#[inline]
+fn add_to_sum(sum: &mut f64, compensation: &mut f64, value: f64) {
+    let total = *sum + value;
+    *compensation += if sum.abs() >= value.abs() { (*sum - total) + value } else { (value - total) + *sum };
+    *sum = total;
+}
+
 impl Accumulator {
     #[inline]
     fn add_value(&mut self, value: f64, time: i64, seq: u64) {
         match self {
             Self::Count(count) => *count += 1,
             Self::Sum(sum, compensation, count) => {
-                let total = *sum + value;
-                *compensation += if sum.abs() >= value.abs() { (*sum - total) + value } else { (value - total) + *sum };
-                *sum = total;
+                add_to_sum(sum, compensation, value);
                 *count += 1;
             }
             Self::Moments(count, mean, m2) => {
@@ -373,10 +389,8 @@ impl Accumulator {
         match (self, other) {
             (Self::Count(count), Self::Count(more)) => *count += more,
             (Self::Sum(sum, compensation, count), Self::Sum(more, other_compensation, other_count)) => {
-                let total = *sum + more;
-                *compensation += if sum.abs() >= more.abs() { (*sum - total) + more } else { (more - total) + *sum };
+                add_to_sum(sum, compensation, *more);
                 *compensation += other_compensation;
-                *sum = total;
                 *count += other_count;
             }
             (Self::Moments(count, mean, m2), Self::Moments(other_count, other_mean, other_m2)) if *other_count > 0 => {

@@ -260,6 +260,11 @@ impl WindowOperator {
         }
     }
 
+    /// From here on, the codes of the grouping tag keep their texts from batch to batch, for as long as this is called with the same number.
+    pub fn codes_last(&mut self, since: u64) {
+        self.memo.last(since);
+    }
+
     /// From here on, late rows are no results: their places are kept for [`Self::take_late_rows`].
     pub fn keep_late_rows(&mut self) {
         self.late_rows.get_or_insert_default();

@@ -36,10 +36,6 @@ pub struct Spoken {
 /// The panes of one key, by rising slice number.
 #[derive(Debug, Default)]
 struct Line {
-    /// The pane that took the last row.
-    newest: (i64, u32),
-    /// Slices before this one may be below a node.
-    noded: i64,
     panes: VecDeque<(i64, u32)>,
     /// `nodes[level - 1]`: number and place of those that are made, by rising number.
     nodes: Vec<VecDeque<(i64, u32)>>,
@@ -48,10 +44,22 @@ struct Line {
     idle: u8,
 }
 
+/// What most rows need to know of their key.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    /// The slice and place of the pane that took the last row, unless [`NONE`].
+    slice: i64,
+    place: u32,
+    /// Slices before this one may be below a node.
+    noded: i64,
+}
+
 /// The panes of all keys; keys are numbers.
 #[derive(Debug)]
 pub struct Panes {
     lanes: Lanes,
+    /// By key, beside `lines`.
+    newest: Vec<Newest>,
     lines: Vec<Line>,
     /// Panes of each slice.
     slices: BTreeMap<i64, u32>,
@@ -79,7 +87,7 @@ impl Panes {
     /// No panes, for these aggregates.
     pub fn new(plan: Plan) -> Self {
         let sum = plan.start();
-        Self { lanes: Lanes::new(plan), lines: Vec::new(), slices: BTreeMap::new(), sum }
+        Self { lanes: Lanes::new(plan), newest: Vec::new(), lines: Vec::new(), slices: BTreeMap::new(), sum }
     }
 
     /// Which aggregates read which lanes.
@@ -90,24 +98,25 @@ impl Panes {
     /// The place of the pane of `key` in `slice`; a new one if there is none. A node above it is unmade.
     #[inline]
     pub fn place(&mut self, key: u32, slice: i64) -> u32 {
-        if let Some(line) = self.lines.get(key as usize)
-            && line.newest.0 == slice
-            && line.newest.1 != NONE
-            && line.noded <= slice
+        if let Some(newest) = self.newest.get(key as usize)
+            && newest.slice == slice
+            && newest.place != NONE
+            && newest.noded <= slice
         {
-            return line.newest.1;
+            return newest.place;
         }
         self.place_slow(key, slice)
     }
 
     fn place_slow(&mut self, key: u32, slice: i64) -> u32 {
         if self.lines.len() <= key as usize {
-            let empty = || Line { newest: (0, NONE), noded: i64::MIN, ..Line::default() };
-            self.lines.resize_with(key as usize + 1, empty);
+            self.lines.resize_with(key as usize + 1, Line::default);
+            self.newest.resize(key as usize + 1, Newest { slice: 0, place: NONE, noded: i64::MIN });
         }
         let line = &mut self.lines[key as usize];
+        let newest = &mut self.newest[key as usize];
         line.idle = 0;
-        if slice < line.noded {
+        if slice < newest.noded {
             unmake(line, slice, &mut self.lanes);
         }
         let place = match find(&line.panes, slice) {
@@ -119,7 +128,7 @@ impl Panes {
                 place
             }
         };
-        line.newest = (slice, place);
+        (newest.slice, newest.place) = (slice, place);
         place
     }
 
@@ -174,7 +183,8 @@ impl Panes {
             from = ((slice >> (FAN_BITS * level)).saturating_add(1)) << (FAN_BITS * level);
             next = after;
         }
-        line.noded = line.noded.max(until);
+        let newest = &mut self.newest[key as usize];
+        newest.noded = newest.noded.max(until);
         Some(&self.sum)
     }
 
@@ -195,7 +205,7 @@ impl Panes {
             return gone;
         }
         self.slices = self.slices.split_off(&slice);
-        for (key, line) in self.lines.iter_mut().enumerate() {
+        for ((key, line), newest) in (0..).zip(&mut self.lines).zip(&mut self.newest) {
             while let Some((_, place)) = line.panes.front().copied().filter(|(number, _)| *number < slice) {
                 line.panes.pop_front();
                 self.lanes.release(place);
@@ -206,8 +216,8 @@ impl Panes {
                     self.lanes.release(place);
                 }
             }
-            if line.newest.0 < slice {
-                line.newest.1 = NONE;
+            if newest.slice < slice {
+                newest.place = NONE;
             }
             while line.spoken.first_key_value().is_some_and(|(at, _)| *at <= window) {
                 line.spoken.pop_first();
@@ -217,7 +227,7 @@ impl Panes {
                 if line.spoken.is_empty() && line.idle < IDLE_MAX {
                     line.idle += 1;
                     if line.idle == IDLE_MAX {
-                        gone.push(key as u32);
+                        gone.push(key);
                     }
                 }
             }

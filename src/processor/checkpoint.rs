@@ -71,9 +71,10 @@ impl Checkpoints {
         let mut fitting = numbers.iter().rev().filter(|number| until.is_none_or(|until| **number <= until)).peekable();
         if fitting.peek().is_none() {
             return match until {
-                Some(until) if until > 0 => {
-                    Err(failed(&self.folder, &format!("a sink shows checkpoint {until}, which is not there: results would be repeated")))
-                }
+                Some(until) if until > 0 => Err(failed(
+                    &self.folder,
+                    &format!("a sink shows checkpoint {until}, which is not there: results would be repeated"),
+                )),
                 _ => Ok(None),
             };
         }
@@ -96,7 +97,11 @@ impl Checkpoints {
             return Err(damaged());
         }
         let (format, saved): (u32, Saved) = postcard::from_bytes(body).map_err(|error| failed(&path, &error))?;
-        if format == FORMAT { Ok(saved) } else { Err(failed(&path, &format!("it has format {format}, this program reads {FORMAT}"))) }
+        if format == FORMAT {
+            Ok(saved)
+        } else {
+            Err(failed(&path, &format!("it has format {format}, this program reads {FORMAT}")))
+        }
     }
 
     pub fn save(&mut self, saved: &Saved) -> Result<(), ProcessorError> {

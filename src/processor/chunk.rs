@@ -51,7 +51,17 @@ fn pick<C>(column: &mut Vec<C>, kept: &[bool]) {
 impl<T> Chunk<T> {
     /// Rows from a source.
     pub fn new(rows: Vec<T>, partition: Arc<str>, arrival: Timestamp, turn: Turn) -> Self {
-        Self { rows, is_timed: false, time: Vec::new(), places: None, flags: Vec::new(), flow: Arc::default(), turn, partition, arrival }
+        Self {
+            rows,
+            is_timed: false,
+            time: Vec::new(),
+            places: None,
+            flags: Vec::new(),
+            flow: Arc::default(),
+            turn,
+            partition,
+            arrival,
+        }
     }
 
     /// The same with other rows, each from the row at its place in `from`; none = one from each, in order.

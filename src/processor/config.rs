@@ -93,7 +93,8 @@ pub(super) fn ns(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-type TimeOf<T> = Box<dyn FnMut(&T) -> Timestamp + Send>;
+/// The times of some rows.
+type TimeOf<T> = Box<dyn FnMut(&[T], &mut Vec<i64>) + Send>;
 
 /// How event time is read from rows, and how it progresses.
 pub struct Watermark<T> {
@@ -106,8 +107,9 @@ pub struct Watermark<T> {
 
 impl<T> Watermark<T> {
     /// The time of a row is what `time_of` says.
-    pub fn by(time_of: impl FnMut(&T) -> Timestamp + Send + 'static) -> Self {
-        Self { time_of: Box::new(time_of), delay: None, idle: None, max_future: None, all_idle: AllIdle::Close }
+    pub fn by(mut time_of: impl FnMut(&T) -> Timestamp + Send + 'static) -> Self {
+        let time_of: TimeOf<T> = Box::new(move |rows, times| times.extend(rows.iter().map(|row| time_of(row).0)));
+        Self { time_of, delay: None, idle: None, max_future: None, all_idle: AllIdle::Close }
     }
 
     /// The time of a row is what `time_of` says, milliseconds since 1970.

@@ -118,7 +118,13 @@ impl<T> KafkaSource<T> {
             let metadata = consumer.fetch_metadata(Some(topic), CALL_WITHIN)?;
             for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
                 let place = (topic.clone(), partition.id());
-                let fallback = if self.group.is_some() { Offset::Stored } else if self.latest { Offset::End } else { Offset::Beginning };
+                let fallback = if self.group.is_some() {
+                    Offset::Stored
+                } else if self.latest {
+                    Offset::End
+                } else {
+                    Offset::Beginning
+                };
                 let offset = self.next.get(&place).map_or(fallback, |next| Offset::Offset(*next));
                 wanted.add_partition_offset(topic, partition.id(), offset)?;
                 if self.bounded {
@@ -384,7 +390,8 @@ impl<T: Serialize + Send + 'static> Sink<T> for KafkaSink<T> {
     fn commit(&mut self, checkpoint: u64) -> Result<(), SinkError> {
         let Some(id) = self.transactional_id.clone() else { return Ok(()) };
         let group = cursor(&self.brokers, &self.options, &id)?;
-        let metadata = group.group_metadata().ok_or_else(|| SinkError::Fatal("Kafka: the cursor's group has no metadata".into()))?;
+        let metadata =
+            group.group_metadata().ok_or_else(|| SinkError::Fatal("Kafka: the cursor's group has no metadata".into()))?;
         let mut place = TopicPartitionList::new();
         let number = Offset::Offset(checkpoint as i64);
         place.add_partition_offset(&self.topic, 0, number).map_err(|error| fate(&error))?;

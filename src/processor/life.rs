@@ -212,7 +212,9 @@ impl StreamProcessor {
         }
         let wanted = self.config.delivery_guarantee;
         if self.config.checkpoint_dir.is_some() && self.plans.iter().any(|plan| plan.guarantee < wanted) {
-            return fault(format!("a sink cannot do {wanted:?} over a restart: use another, or ask for DeliveryGuarantee::AtLeastOnce"));
+            return fault(format!(
+                "a sink cannot do {wanted:?} over a restart: use another, or ask for DeliveryGuarantee::AtLeastOnce"
+            ));
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ pub struct Job {
     pub places: Option<Vec<usize>>,
     pub flow: Arc<Flow>,
     pub turn: Turn,
+    /// With one key: codes keep their texts while this is the same.
+    pub texts_since: u64,
 }
 
 /// What came of a batch.
@@ -114,6 +116,7 @@ fn gone<E>(_: E) -> ProcessorError {
 
 impl Shard {
     fn work(&mut self, batch: &Batch, rows: Option<&[u32]>, job: &Job) -> Part {
+        self.operator.codes_last(job.texts_since);
         let mut part = Part::default();
         let mut fired = Vec::new();
         drive_some(&mut self.operator, batch, rows, job.places.as_deref(), &job.flow, &mut part.outputs, |range| fired.push(range));

@@ -188,7 +188,7 @@ impl<T: Send + 'static> Step for Clock<T> {
         let mut batch =
             Batch::new(Arc::clone(&self.shape), Arc::clone(&chunk.partition), Arc::clone(&chunk.partition), chunk.arrival);
         batch.time.reserve(chunk.rows.len());
-        batch.time.extend(chunk.rows.iter().map(|row| (self.watermark.time_of)(row).0));
+        (self.watermark.time_of)(&chunk.rows, &mut batch.time);
         let mut after = Vec::new();
         if !batch.is_empty() {
             let future = self.watermarks.observe(&batch, &mut after);

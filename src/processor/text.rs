@@ -160,7 +160,9 @@ impl<T: Serialize + 'static> Sink<T> for FileSink {
         let file = OpenOptions::new().create(true).append(true).open(&self.path).map_err(|error| self.failed(&error))?;
         let known = file.metadata().map_err(|error| self.failed(&error))?.len();
         if known < bytes {
-            return Err(self.failed(&format!("it has {known} bytes, and had {bytes} at the checkpoint: put it back, or begin anew")));
+            return Err(
+                self.failed(&format!("it has {known} bytes, and had {bytes} at the checkpoint: put it back, or begin anew"))
+            );
         }
         file.set_len(bytes).map_err(|error| self.failed(&error))
     }

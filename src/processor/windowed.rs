@@ -37,7 +37,8 @@ impl<N: Measure> Measure for Option<N> {
     }
 }
 
-type ValueOf<T> = Box<dyn FnMut(&T) -> f64 + Send>;
+/// The values of some rows; `NaN` = none.
+type ValueOf<T> = Box<dyn FnMut(&[T], &mut Vec<f64>) + Send>;
 
 /// An aggregate of rows of type `T`, with the name that its value has in results.
 pub struct AggregateOf<T> {
@@ -54,7 +55,12 @@ impl<T> AggregateOf<T> {
     }
 
     fn of<M: Measure>(name: &'static str, function: Function, mut value: impl FnMut(&T) -> M + Send + 'static) -> Self {
-        let value_of: ValueOf<T> = Box::new(move |row| value(row).measure());
+        let value_of: ValueOf<T> = Box::new(move |rows, values| {
+            values.extend(rows.iter().map(|row| {
+                let value = value(row).measure();
+                if value.is_finite() { value } else { f64::NAN }
+            }));
+        });
         Self { name: Cow::Borrowed(name), function, value_of: Some(value_of) }
     }
 }
@@ -108,7 +114,8 @@ pub fn custom<T, M: Measure>(function: &'static Custom, value: impl FnMut(&T) ->
 
 /// Reads one grouping text of a row into a column.
 trait KeyOf<T>: Send {
-    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]);
+    /// Codes keep their texts for as long as this returns the same number.
+    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]) -> u64;
 }
 
 /// Texts are numbered anew beyond this many, so that keys that never come again cost no memory.
@@ -119,11 +126,17 @@ const TEXTS_MAX: usize = 1 << 16;
 struct Texts {
     names: Vec<Arc<str>>,
     hashes: Vec<u64>,
+    /// Counts how often they were forgotten.
+    since: u64,
 }
 
 impl Texts {
     fn is_full(&self) -> bool {
         self.names.len() > TEXTS_MAX
+    }
+
+    fn forget(&mut self) {
+        *self = Self { since: self.since + 1, ..Self::default() };
     }
 
     fn add(&mut self, text: &str) -> u32 {
@@ -133,7 +146,7 @@ impl Texts {
     }
 
     /// Makes `column` show all texts, and mixes those of its rows into their hashes; none are asked for if there is one shard.
-    fn finish(&self, column: &mut TagColumn, hashes: &mut [u64]) {
+    fn finish(&self, column: &mut TagColumn, hashes: &mut [u64]) -> u64 {
         let is_older = column.names.len() <= self.names.len()
             && column.names.last().zip(self.names.get(column.names.len().wrapping_sub(1))).is_none_or(|(a, b)| Arc::ptr_eq(a, b));
         if !is_older {
@@ -144,6 +157,7 @@ impl Texts {
         for (hash, code) in hashes.iter_mut().zip(&column.codes) {
             *hash = hash.rotate_left(5) ^ self.hashes.get(*code as usize).copied().unwrap_or(null);
         }
+        self.since
     }
 }
 
@@ -164,9 +178,10 @@ impl<T, F> KeyOf<T> for TextKey<T, F>
 where
     F: FnMut(&T) -> &str + Send,
 {
-    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]) {
+    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]) -> u64 {
         if self.texts.is_full() {
-            (self.codes, self.texts) = Default::default();
+            self.codes.clear();
+            self.texts.forget();
         }
         for row in rows {
             let text = (self.text_of)(row);
@@ -177,7 +192,7 @@ where
             });
             column.codes.push(code);
         }
-        self.texts.finish(column, hashes);
+        self.texts.finish(column, hashes)
     }
 }
 
@@ -186,9 +201,10 @@ where
     K: Hash + Eq + ToString + Send,
     F: FnMut(&T) -> Option<K> + Send,
 {
-    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]) {
+    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]) -> u64 {
         if self.texts.is_full() {
-            (self.codes, self.texts) = Default::default();
+            self.codes.clear();
+            self.texts.forget();
         }
         for row in rows {
             let Some(value) = (self.value_of)(row) else {
@@ -206,7 +222,7 @@ where
             };
             column.codes.push(code);
         }
-        self.texts.finish(column, hashes);
+        self.texts.finish(column, hashes)
     }
 }
 
@@ -306,6 +322,8 @@ struct WindowStep<T> {
     /// Columns that are filled anew for each chunk.
     batch: Batch,
     hashes: Vec<u64>,
+    /// With one key: the codes' texts are the same while this is.
+    texts_since: u64,
     /// Rows that shards are at work on, in case one of them is late.
     under_way: Option<Chunk<T>>,
 }
@@ -343,7 +361,7 @@ impl<T: Send + 'static> WindowStep<T> {
         config.id = Arc::clone(&id);
         let shards = Shards::new(&id, &config, &shape, if keys.is_empty() { 1 } else { shards.max(1) })?;
         let batch = Batch::new(shape, "".into(), "".into(), crate::model::Timestamp(0));
-        Ok(Self { keys, values, late, shards, batch, hashes: Vec::new(), under_way: None })
+        Ok(Self { keys, values, late, shards, batch, hashes: Vec::new(), texts_since: 0, under_way: None })
     }
 
     /// Reads the columns of `chunk`.
@@ -357,10 +375,7 @@ impl<T: Send + 'static> WindowStep<T> {
         batch.first_seq = Seq(0);
         for (column, value_of) in batch.signals.iter_mut().zip(&mut self.values) {
             column.clear();
-            column.extend(rows.iter().map(|row| {
-                let value = value_of(row);
-                if value.is_finite() { value } else { f64::NAN }
-            }));
+            value_of(rows, column);
         }
         self.hashes.clear();
         if self.shards.count() > 1 {
@@ -368,7 +383,7 @@ impl<T: Send + 'static> WindowStep<T> {
         }
         for (column, key_of) in batch.tags.iter_mut().zip(&mut self.keys) {
             column.codes.clear();
-            key_of.read(rows, column, &mut self.hashes);
+            self.texts_since = key_of.read(rows, column, &mut self.hashes);
         }
     }
 
@@ -433,7 +448,7 @@ impl<T: Send + 'static> Step for WindowStep<T> {
         let places = chunk.places.take();
         let flow = Arc::clone(&chunk.flow);
         let turn = chunk.turn;
-        self.shards.begin(&mut self.batch, &self.hashes, Job { places, flow, turn })?;
+        self.shards.begin(&mut self.batch, &self.hashes, Job { places, flow, turn, texts_since: self.texts_since })?;
         self.under_way = Some(chunk);
         // With one shard the outcome is there already; and nothing is held back when nothing follows.
         if self.shards.count() == 1 || turn != Turn::Go {
