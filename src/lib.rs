@@ -19,6 +19,7 @@
 //! - [`api`]: HTTP, server-sent events and metrics.
 //! - [`tui`]: the terminal UI, a client of the API.
 //! - [`simulate`]: the simulated machine: physics, firmware frames, faults from a seed.
+//! - [`processor`]: the typed face of event time: a library's streams, with sources, sinks and checkpoints of their own.
 //! - [`config`]: text → raw settings → checked settings.
 //! - [`commands`]: one file a subcommand.
 //! - [`appliance`]: the composition root: opens, recovers, spawns, reloads, drains.
@@ -39,6 +40,7 @@ pub mod expr;
 pub mod ingest;
 pub mod model;
 pub mod picture;
+pub mod processor;
 pub mod quality;
 pub mod simulate;
 pub mod spc;

@@ -11,6 +11,46 @@ use serde::{Deserialize, Serialize};
 use super::sketch::Sketch;
 use crate::model::{Batch, Number, Stream};
 
+/// A function of one's own: its state is some numbers.
+///
+/// ```
+/// use qadf_edge::dataflow::aggregate::Custom;
+///
+/// /// The root of the mean square.
+/// static RMS: Custom = Custom {
+///     name: "rms",
+///     start: || vec![0.0, 0.0],
+///     add: |state, value| {
+///         state[0] += 1.0;
+///         state[1] += value * value;
+///     },
+///     merge: |state, other| {
+///         state[0] += other[0];
+///         state[1] += other[1];
+///     },
+///     value: |state| (state[0] > 0.0).then(|| (state[1] / state[0]).sqrt()),
+/// };
+/// ```
+#[derive(Debug)]
+pub struct Custom {
+    /// What it is called; no two are called alike.
+    pub name: &'static str,
+    /// The state of no values.
+    pub start: fn() -> Vec<f64>,
+    /// Takes in a value, which is finite.
+    pub add: fn(&mut [f64], f64),
+    /// Takes in what another state has seen.
+    pub merge: fn(&mut [f64], &[f64]),
+    /// What the state says; none or not finite = null.
+    pub value: fn(&[f64]) -> Option<f64>,
+}
+
+impl PartialEq for Custom {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
 /// What is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Function {
@@ -38,6 +78,8 @@ pub enum Function {
     Quantile(f64),
     /// How many different values.
     Distinct,
+    /// A function of one's own.
+    Custom(&'static Custom),
 }
 
 /// What a function is computed of.
@@ -179,6 +221,8 @@ pub enum Accumulator {
     Numbers(BTreeSet<u64>),
     /// Different texts.
     Texts(BTreeSet<Arc<str>>),
+    /// The state of a function of one's own.
+    Custom(Vec<f64>),
 }
 
 impl Aggregate {
@@ -194,6 +238,7 @@ impl Aggregate {
             Function::Quantile(_) => Accumulator::Sketch(Box::default()),
             Function::Distinct if matches!(self.column, Column::Tag(_)) => Accumulator::Texts(BTreeSet::new()),
             Function::Distinct => Accumulator::Numbers(BTreeSet::new()),
+            Function::Custom(custom) => Accumulator::Custom((custom.start)()),
         }
     }
 
@@ -203,7 +248,10 @@ impl Aggregate {
             Column::Rows => accumulator.add_value(1.0, 0, 0),
             Column::Signal(signal) => {
                 let value = batch.signals[signal][row];
-                if !value.is_nan() {
+                if value.is_nan() {
+                } else if let (Function::Custom(custom), Accumulator::Custom(state)) = (self.function, &mut *accumulator) {
+                    (custom.add)(state, value);
+                } else {
                     accumulator.add_value(value, batch.time[row], batch.seq(row).0);
                 }
             }
@@ -217,13 +265,23 @@ impl Aggregate {
 
     /// Adds row `rows[i]` of `batch` to the accumulator at `places[i]`.
     pub(super) fn add_rows(&self, cells: &mut [Accumulator], batch: &Batch, rows: &[u32], places: &[u32]) {
-        let Column::Signal(signal) = self.column else {
+        let (Column::Signal(signal), false) = (self.column, matches!(self.function, Function::Custom(_))) else {
             for (row, place) in rows.iter().zip(places) {
                 self.add(&mut cells[*place as usize], batch, *row as usize);
             }
             return;
         };
         let values = &batch.signals[signal];
+        if matches!(self.function, Function::Sum | Function::Mean) {
+            for (row, place) in rows.iter().zip(places) {
+                let value = values[*row as usize];
+                if let (Accumulator::Sum(sum, compensation, count), false) = (&mut cells[*place as usize], value.is_nan()) {
+                    add_to_sum(sum, compensation, value);
+                    *count += 1;
+                }
+            }
+            return;
+        }
         let ordered = matches!(self.function, Function::First | Function::Last);
         for (row, place) in rows.iter().zip(places) {
             let row = *row as usize;
@@ -251,10 +309,30 @@ impl Aggregate {
             (_, Accumulator::First(value) | Accumulator::Last(value)) => value.map_or(Number::Null, |(_, _, value)| real(value)),
             (Function::Quantile(share), Accumulator::Sketch(sketch)) => sketch.quantile(share).into(),
             (_, Accumulator::Sketch(_)) => Number::Null,
+            (Function::Custom(custom), Accumulator::Custom(state)) => (custom.value)(state).map_or(Number::Null, real),
+            (_, Accumulator::Custom(_)) => Number::Null,
             (_, Accumulator::Numbers(values)) => Number::Integer(values.len() as i64),
             (_, Accumulator::Texts(values)) => Number::Integer(values.len() as i64),
         }
     }
+}
+
+impl Aggregate {
+    /// Takes into `accumulator` what `other`, of the same aggregate, has seen.
+    pub fn merge(&self, accumulator: &mut Accumulator, other: &Accumulator) {
+        match (self.function, &mut *accumulator, other) {
+            (Function::Custom(custom), Accumulator::Custom(state), Accumulator::Custom(other)) => (custom.merge)(state, other),
+            _ => accumulator.merge(other),
+        }
+    }
+}
+
+/// Adds a value to a sum, and the rounding error to its compensation (Neumaier 1974).
+#[inline]
+fn add_to_sum(sum: &mut f64, compensation: &mut f64, value: f64) {
+    let total = *sum + value;
+    *compensation += if sum.abs() >= value.abs() { (*sum - total) + value } else { (value - total) + *sum };
+    *sum = total;
 }
 
 impl Accumulator {
@@ -263,9 +341,7 @@ impl Accumulator {
         match self {
             Self::Count(count) => *count += 1,
             Self::Sum(sum, compensation, count) => {
-                let total = *sum + value;
-                *compensation += if sum.abs() >= value.abs() { (*sum - total) + value } else { (value - total) + *sum };
-                *sum = total;
+                add_to_sum(sum, compensation, value);
                 *count += 1;
             }
             Self::Moments(count, mean, m2) => {
@@ -294,7 +370,7 @@ impl Accumulator {
                     values.insert((value + 0.0).to_bits());
                 }
             }
-            Self::Texts(_) => {}
+            Self::Texts(_) | Self::Custom(_) => {}
         }
     }
 
@@ -309,14 +385,12 @@ impl Accumulator {
     }
 
     /// Takes in what `other`, of the same function, has seen.
-    pub fn merge(&mut self, other: &Self) {
+    fn merge(&mut self, other: &Self) {
         match (self, other) {
             (Self::Count(count), Self::Count(more)) => *count += more,
             (Self::Sum(sum, compensation, count), Self::Sum(more, other_compensation, other_count)) => {
-                let total = *sum + more;
-                *compensation += if sum.abs() >= more.abs() { (*sum - total) + more } else { (more - total) + *sum };
+                add_to_sum(sum, compensation, *more);
                 *compensation += other_compensation;
-                *sum = total;
                 *count += other_count;
             }
             (Self::Moments(count, mean, m2), Self::Moments(other_count, other_mean, other_m2)) if *other_count > 0 => {

@@ -4,6 +4,8 @@
 //! take rows without being told about progress; the rows up to the one that moves the watermark there go in together, then the
 //! operator advances. What the operator puts out therefore does not depend on where batches were cut.
 
+use std::ops::Range;
+
 use crate::model::{Batch, Output, Seq, Timestamp};
 
 /// The watermark along one batch as it came in.
@@ -30,43 +32,94 @@ pub trait Timed {
     /// later than `watermark`, where it stands.
     fn quiet_until(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp;
     /// Takes in rows while the watermark stands at `watermark`.
-    fn push(&mut self, batch: &Batch, rows: std::ops::Range<usize>, watermark: Timestamp, out: &mut Vec<Output>);
+    fn push(&mut self, batch: &Batch, rows: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>);
     /// The watermark is here now.
     fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>);
 }
 
 /// Feeds `batch`, whose row `i` came in at place `places[i]` of the flow (`None`: at place `i`).
 pub fn drive<T: Timed>(operator: &mut T, batch: &Batch, places: Option<&[usize]>, flow: &Flow, out: &mut Vec<Output>) {
-    let rows = batch.rows();
-    let earliest = earliest_from(&batch.time);
+    drive_some(&mut Whole(operator), batch, None, places, flow, out, |_| {});
+}
+
+/// An operator that takes rows by their places in a batch.
+pub trait TimedRows {
+    /// As [`Timed::quiet_until`].
+    fn quiet_until(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp;
+    /// Takes in the rows `rows[range]` (`None`: the rows `range`) while the watermark stands at `watermark`.
+    fn push_some(&mut self, batch: &Batch, rows: Option<&[u32]>, range: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>);
+    /// The watermark is here now.
+    fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>);
+}
+
+struct Whole<'o, T>(&'o mut T);
+
+impl<T: Timed> TimedRows for Whole<'_, T> {
+    fn quiet_until(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp {
+        self.0.quiet_until(earliest, watermark)
+    }
+
+    fn push_some(&mut self, batch: &Batch, _: Option<&[u32]>, range: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
+        self.0.push(batch, range, watermark, out);
+    }
+
+    fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>) {
+        self.0.advance(watermark, out);
+    }
+}
+
+/// Feeds the rows `some` of `batch`, rising (`None`: all), along the whole flow. `fired` is told which results the watermark caused, as
+/// places of `out`; the others were caused by rows.
+pub fn drive_some<T: TimedRows>(
+    operator: &mut T,
+    batch: &Batch,
+    some: Option<&[u32]>,
+    places: Option<&[usize]>,
+    flow: &Flow,
+    out: &mut Vec<Output>,
+    mut fired: impl FnMut(Range<usize>),
+) {
+    let rows = some.map_or(batch.rows(), <[u32]>::len);
+    let earliest = earliest_from(&batch.time, some);
+    let until = |next: usize, moves: usize| match (some, places) {
+        (None, None) => rows.min(moves + 1),
+        (None, Some(places)) => places.partition_point(|place| *place <= moves),
+        (Some(some), None) => next + some[next..].partition_point(|row| *row as usize <= moves),
+        (Some(some), Some(places)) => next + some[next..].partition_point(|row| places[*row as usize] <= moves),
+    };
     let (mut next, mut watermark, mut seen) = (0, Timestamp(flow.before), 0);
     loop {
         // Progress is made even if an operator has nothing quiet to offer: at least one place of the flow goes by in each turn.
         let quiet = operator.quiet_until(Timestamp(earliest[next]), watermark);
         let moves = seen + flow.after[seen..].partition_point(|after| *after < quiet.0);
-        let until = places.map_or(rows.min(moves + 1), |places| places.partition_point(|place| *place <= moves)).max(next);
+        let until = until(next, moves).max(next);
         if until > next {
-            operator.push(batch, next..until, watermark, out);
+            operator.push_some(batch, some, next..until, watermark, out);
         }
         next = until;
         if moves >= flow.after.len() {
             return;
         }
         watermark = Timestamp(flow.after[moves]);
-        let fired = out.len();
+        let before = out.len();
         operator.advance(watermark, out);
-        for output in &mut out[fired..] {
+        for output in &mut out[before..] {
             output.at = Seq(flow.first_seq + moves as u64);
+        }
+        if out.len() > before {
+            fired(before..out.len());
         }
         seen = moves + 1;
     }
 }
 
 /// The earliest time from each row on; the last entry, after all rows, is the end of time.
-fn earliest_from(times: &[i64]) -> Vec<i64> {
-    let mut earliest = vec![i64::MAX; times.len() + 1];
-    for row in (0..times.len()).rev() {
-        earliest[row] = earliest[row + 1].min(times[row]);
+fn earliest_from(times: &[i64], some: Option<&[u32]>) -> Vec<i64> {
+    let rows = some.map_or(times.len(), <[u32]>::len);
+    let time = |row: usize| some.map_or(times[row], |some| times[some[row] as usize]);
+    let mut earliest = vec![i64::MAX; rows + 1];
+    for row in (0..rows).rev() {
+        earliest[row] = earliest[row + 1].min(time(row));
     }
     earliest
 }

@@ -196,12 +196,20 @@ pub struct KeyMemo {
     /// By code of the only tag; the texts are kept, so that no other text gets their address.
     by_code: Vec<Option<(Arc<str>, u32)>>,
     null: Option<u32>,
+    /// If the only tag's codes keep their texts: since when, and the numbers by code.
+    lasting: Option<(u64, Vec<u32>)>,
     /// With several tags: a number for each text, by tag.
-    #[expect(clippy::type_complexity, reason = "a pair of lookups of one tag")]
-    texts: Vec<(Vec<Option<(Arc<str>, u32)>>, FxHashMap<Arc<str>, u32>)>,
+    texts: Vec<TextMemo>,
     /// The combination of a prefix's combination and a text, and the key number of whole combinations.
     steps: FxHashMap<(u32, u32), u32>,
     by_combination: FxHashMap<u32, u32>,
+}
+
+/// The texts of one tag, numbered.
+#[derive(Debug, Default)]
+struct TextMemo {
+    by_code: Vec<Option<(Arc<str>, u32)>>,
+    numbers: FxHashMap<Arc<str>, u32>,
 }
 
 /// More are not remembered.
@@ -210,24 +218,51 @@ const REMEMBERED_MAX: usize = 1 << 20;
 impl KeyMemo {
     /// For rows grouped by the tags in these columns.
     pub fn new(tags: Vec<usize>) -> Self {
-        let texts = tags.iter().map(|_| Default::default()).collect();
+        let texts = tags.iter().map(|_| TextMemo::default()).collect();
         Self { tags, texts, ..Self::default() }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
+        let since = self.lasting.take().map(|(since, _)| since);
         *self = Self::new(std::mem::take(&mut self.tags));
+        self.lasting = since.map(|since| (since, Vec::new()));
+    }
+
+    /// From here on, codes keep their texts from batch to batch for as long as this is called with the same number.
+    pub fn last(&mut self, since: u64) {
+        if self.tags.len() == 1 && self.lasting.as_ref().is_none_or(|(known, _)| *known != since) {
+            self.lasting = Some((since, Vec::new()));
+        }
     }
 
     /// The number of the key of `row`.
     #[inline]
     pub fn number(&mut self, batch: &Batch, row: usize, table: &mut KeyTable) -> u32 {
+        if let ([tag], Some((_, known))) = (self.tags.as_slice(), &self.lasting)
+            && let Some(number) = known.get(batch.tags[*tag].codes[row] as usize)
+            && *number != UNKNOWN
+        {
+            return *number;
+        }
+        self.look_up(batch, row, table)
+    }
+
+    fn look_up(&mut self, batch: &Batch, row: usize, table: &mut KeyTable) -> u32 {
         let [tag] = self.tags.as_slice() else { return self.combined(batch, row, table) };
         let column = &batch.tags[*tag];
         let code = column.codes[row] as usize;
         let Some(text) = column.names.get(code) else {
             return *self.null.get_or_insert_with(|| table.number([None].into_iter()));
         };
+        if let Some((_, known)) = &mut self.lasting {
+            let number = table.number([Some(text)].into_iter());
+            if code < REMEMBERED_MAX {
+                known.resize(known.len().max(code + 1), UNKNOWN);
+                known[code] = number;
+            }
+            return number;
+        }
         match self.by_code.get(code) {
             Some(Some((known, number))) if Arc::ptr_eq(known, text) => *number,
             _ => {
@@ -248,7 +283,7 @@ impl KeyMemo {
             self.clear();
         }
         let mut combination = 0;
-        for (tag, (by_code, numbers)) in self.tags.iter().zip(&mut self.texts) {
+        for (tag, TextMemo { by_code, numbers }) in self.tags.iter().zip(&mut self.texts) {
             let column = &batch.tags[*tag];
             let code = column.codes[row] as usize;
             let text = column.names.get(code).map_or(0, |text| match by_code.get(code) {

@@ -51,8 +51,9 @@ impl Plan {
                 continue;
             }
             let fits = |lane: &Aggregate| {
-                let same = std::mem::discriminant(&lane.start()) == std::mem::discriminant(&aggregate.start());
-                same && lane.column == aggregate.column
+                let alike = std::mem::discriminant(&lane.start()) == std::mem::discriminant(&aggregate.start());
+                let is_custom = matches!(aggregate.function, Function::Custom(_));
+                alike && lane.column == aggregate.column && (!is_custom || lane.function == aggregate.function)
             };
             let lane = plan.lanes.iter().position(fits).unwrap_or_else(|| {
                 plan.lanes.push(*aggregate);
@@ -106,16 +107,6 @@ impl Plan {
     }
 }
 
-impl Pane {
-    /// Takes in what `other` has seen.
-    pub fn merge(&mut self, other: &Self) {
-        self.rows += other.rows;
-        for (into, from) in self.accumulators.iter_mut().zip(&other.accumulators) {
-            into.merge(from);
-        }
-    }
-}
-
 impl Lanes {
     /// No panes yet.
     pub fn new(plan: Plan) -> Self {
@@ -149,8 +140,9 @@ impl Lanes {
         self.free.push(place);
     }
 
-    /// Makes the values of a pane those of no rows; their number stays.
+    /// Makes a pane one without rows.
     pub fn forget(&mut self, place: u32) {
+        self.rows[place as usize] = 0;
         for (lane, cells) in self.plan.lanes.iter().zip(&mut self.cells) {
             cells[place as usize] = lane.start();
         }
@@ -174,8 +166,8 @@ impl Lanes {
     /// Adds what the pane at `from` has seen to `pane`.
     pub fn add_to(&self, pane: &mut Pane, from: u32) {
         pane.rows += self.rows[from as usize];
-        for (accumulator, cells) in pane.accumulators.iter_mut().zip(&self.cells) {
-            accumulator.merge(&cells[from as usize]);
+        for ((lane, accumulator), cells) in self.plan.lanes.iter().zip(&mut pane.accumulators).zip(&self.cells) {
+            lane.merge(accumulator, &cells[from as usize]);
         }
     }
 
@@ -204,9 +196,9 @@ impl Lanes {
     /// Adds what the pane at `from` has seen to the one at `into`.
     pub fn merge(&mut self, into: u32, from: u32) {
         self.rows[into as usize] += self.rows[from as usize];
-        for cells in &mut self.cells {
+        for (lane, cells) in self.plan.lanes.iter().zip(&mut self.cells) {
             let Ok([into, from]) = cells.get_disjoint_mut([into as usize, from as usize]) else { continue };
-            into.merge(from);
+            lane.merge(into, from);
         }
     }
 }

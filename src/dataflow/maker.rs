@@ -24,11 +24,11 @@ pub(super) struct Maker {
 }
 
 impl Maker {
-    pub fn new(pipeline: &Arc<str>, config: WindowConfig, plan: Plan) -> Self {
+    pub fn new(pipeline: Arc<str>, config: WindowConfig, plan: Plan) -> Self {
         let quantiles = config.aggregates.iter().enumerate().filter(|(at, _)| plan.is_quantile(*at));
         let errors = quantiles.map(|(_, (name, _))| (Arc::clone(name), RELATIVE_ERROR)).collect();
         let prefix = format!("window:{pipeline}:{}:", config.id);
-        Self { pipeline: Arc::clone(pipeline), config, plan, errors, prefix, shown: Vec::new() }
+        Self { pipeline, config, plan, errors, prefix, shown: Vec::new() }
     }
 
     pub fn config(&self) -> &WindowConfig {
@@ -82,7 +82,7 @@ impl Maker {
     }
 
     /// Fires the window of a key.
-    #[expect(clippy::too_many_arguments, reason = "what makes up one result")]
+    #[expect(clippy::too_many_arguments, reason = "each is one fact of a result")]
     pub fn fire(
         &self,
         key: &KeyTexts,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Accumulation, WindowConfig, WindowError,
+    drive::TimedRows,
     keys::{KeyMemo, KeyTable, KeyTexts},
     lanes::{Pane, Plan},
     maker::Maker,
@@ -70,10 +71,61 @@ pub struct WindowOperator {
     watermark: i64,
     late: u64,
     fired: u64,
+    /// If late rows are not results: their places in the batch.
+    late_rows: Option<Vec<u32>>,
     /// Rows that have a place but are not added yet.
     pending: (Vec<u32>, Vec<u32>),
     /// A window was fired while open, and discards: what comes into it is kept apart too.
     apart: bool,
+}
+
+impl WindowState {
+    /// This and `other`, which have no key in common.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        self.keys.extend(other.keys);
+        self.keys.sort_by(|left, right| left.key.cmp(&right.key));
+        self.sessions.add(other.sessions);
+        self.watermark = self.watermark.max(other.watermark);
+        self.late += other.late;
+        self.fired += other.fired;
+        self
+    }
+
+    /// The state in parts, each key in the part that `part_of` says; counters go to the first.
+    pub fn split(self, parts: usize, part_of: impl Fn(&[Option<Arc<str>>]) -> usize) -> Vec<Self> {
+        let empty = Self { keys: Vec::new(), sessions: SessionsState::default(), late: 0, fired: 0, ..self };
+        let mut whole = vec![empty; parts];
+        if let Some(first) = whole.first_mut() {
+            (first.late, first.fired) = (self.late, self.fired);
+        }
+        for key in self.keys {
+            if let Some(part) = whole.get_mut(part_of(&key.key)) {
+                part.keys.push(key);
+            }
+        }
+        for (part, sessions) in whole.iter_mut().zip(self.sessions.split(parts, part_of)) {
+            part.sessions = sessions;
+        }
+        whole
+    }
+}
+
+impl TimedRows for WindowOperator {
+    fn quiet_until(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp {
+        Self::quiet_until(self, earliest, watermark)
+    }
+
+    fn push_some(&mut self, batch: &Batch, rows: Option<&[u32]>, range: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
+        match rows {
+            Some(rows) => self.push_rows(batch, rows[range].iter().map(|row| *row as usize), watermark, out),
+            None => self.push_rows(batch, range, watermark, out),
+        }
+    }
+
+    fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>) {
+        Self::advance(self, watermark, out);
+    }
 }
 
 impl WindowOperator {
@@ -93,7 +145,7 @@ impl WindowOperator {
         let slices = Slices::of(&config);
         Ok(Self {
             sessions: Sessions::new(&config, plan.clone(), tags.clone()),
-            maker: Maker::new(&pipeline, config, plan.clone()),
+            maker: Maker::new(pipeline, config, plan.clone()),
             slices,
             panes: Panes::new(plan),
             keys: KeyTable::default(),
@@ -102,6 +154,7 @@ impl WindowOperator {
             watermark: i64::MIN,
             late: 0,
             fired: 0,
+            late_rows: None,
             pending: (Vec::new(), Vec::new()),
             apart: false,
         })
@@ -136,13 +189,15 @@ impl WindowOperator {
 
     /// Takes in rows while the watermark stands at `watermark`.
     pub fn push(&mut self, batch: &Batch, rows: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
-        if rows.is_empty() {
-            return;
-        }
+        self.push_rows(batch, rows, watermark, out);
+    }
+
+    fn push_rows(&mut self, batch: &Batch, rows: impl Iterator<Item = usize> + Clone, watermark: Timestamp, out: &mut Vec<Output>) {
+        let Some(first) = rows.clone().next() else { return };
         if watermark.0 > self.watermark {
             let fired = out.len();
             self.advance(watermark, out);
-            out[fired..].iter_mut().for_each(|output| output.at = batch.seq(rows.start));
+            out[fired..].iter_mut().for_each(|output| output.at = batch.seq(first));
         }
         match self.slices.take() {
             Some(slices) => {
@@ -153,7 +208,7 @@ impl WindowOperator {
         }
     }
 
-    fn push_sliced(&mut self, slices: &Slices, batch: &Batch, rows: Range<usize>, out: &mut Vec<Output>) {
+    fn push_sliced(&mut self, slices: &Slices, batch: &Batch, rows: impl Iterator<Item = usize>, out: &mut Vec<Output>) {
         let (ended, freed) = (slices.ended(self.watermark), self.freed(slices));
         let mut slice = Slice { number: 0, start: 0, end: 0, first: 0, last: -1 };
         let flagged = batch.flags.is_some();
@@ -169,8 +224,7 @@ impl WindowOperator {
                 continue;
             }
             if slice.last <= freed {
-                self.late += 1;
-                self.maker.late(batch, row, out);
+                self.report_late(batch, row, out);
                 continue;
             }
             let key = self.memo.number(batch, row, &mut self.keys);
@@ -188,16 +242,38 @@ impl WindowOperator {
         self.flush(batch);
     }
 
-    fn push_sessions(&mut self, batch: &Batch, rows: Range<usize>, out: &mut Vec<Output>) {
+    fn push_sessions(&mut self, batch: &Batch, rows: impl Iterator<Item = usize>, out: &mut Vec<Output>) {
         for row in rows.filter(|row| !batch.flags(*row).has(Flags::FUTURE)) {
             let before = out.len();
             if self.sessions.push(&self.maker, batch, row, self.watermark, out) {
                 self.fired += (out.len() - before) as u64;
             } else {
-                self.late += 1;
-                self.maker.late(batch, row, out);
+                self.report_late(batch, row, out);
             }
         }
+    }
+
+    fn report_late(&mut self, batch: &Batch, row: usize, out: &mut Vec<Output>) {
+        self.late += 1;
+        match &mut self.late_rows {
+            Some(rows) => rows.push(row as u32),
+            None => self.maker.late(batch, row, out),
+        }
+    }
+
+    /// From here on, the codes of the grouping tag keep their texts from batch to batch, for as long as this is called with the same number.
+    pub fn codes_last(&mut self, since: u64) {
+        self.memo.last(since);
+    }
+
+    /// From here on, late rows are no results: their places are kept for [`Self::take_late_rows`].
+    pub fn keep_late_rows(&mut self) {
+        self.late_rows.get_or_insert_default();
+    }
+
+    /// The places of the rows that were late since they were last taken.
+    pub fn take_late_rows(&mut self) -> Vec<u32> {
+        self.late_rows.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     fn flush(&mut self, batch: &Batch) {
@@ -207,7 +283,7 @@ impl WindowOperator {
     }
 
     /// Adds a row to windows of which the first have fired, which fires those again.
-    #[expect(clippy::too_many_arguments, reason = "the row, and what its windows are made of")]
+    #[expect(clippy::too_many_arguments, reason = "a row and what is known of it")]
     fn revise(
         &mut self,
         slices: &Slices,

@@ -36,23 +36,30 @@ pub struct Spoken {
 /// The panes of one key, by rising slice number.
 #[derive(Debug, Default)]
 struct Line {
-    /// The pane that took the last row.
-    newest: (i64, u32),
-    /// Slices before this one may be below a node.
-    noded: i64,
     panes: VecDeque<(i64, u32)>,
     /// `nodes[level - 1]`: number and place of those that are made, by rising number.
     nodes: Vec<VecDeque<(i64, u32)>>,
-    #[expect(clippy::box_collection, reason = "most lines have none: 8 bytes instead of 24")]
-    spoken: Option<Box<BTreeMap<i64, Spoken>>>,
+    spoken: BTreeMap<i64, Spoken>,
     /// How often it had no pane when panes were freed.
     idle: u8,
+}
+
+/// What most rows need to know of their key.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    /// The slice and place of the pane that took the last row, unless [`NONE`].
+    slice: i64,
+    place: u32,
+    /// Slices before this one may be below a node.
+    noded: i64,
 }
 
 /// The panes of all keys; keys are numbers.
 #[derive(Debug)]
 pub struct Panes {
     lanes: Lanes,
+    /// By key, beside `lines`.
+    newest: Vec<Newest>,
     lines: Vec<Line>,
     /// Panes of each slice.
     slices: BTreeMap<i64, u32>,
@@ -80,7 +87,7 @@ impl Panes {
     /// No panes, for these aggregates.
     pub fn new(plan: Plan) -> Self {
         let sum = plan.start();
-        Self { lanes: Lanes::new(plan), lines: Vec::new(), slices: BTreeMap::new(), sum }
+        Self { lanes: Lanes::new(plan), newest: Vec::new(), lines: Vec::new(), slices: BTreeMap::new(), sum }
     }
 
     /// Which aggregates read which lanes.
@@ -91,24 +98,25 @@ impl Panes {
     /// The place of the pane of `key` in `slice`; a new one if there is none. A node above it is unmade.
     #[inline]
     pub fn place(&mut self, key: u32, slice: i64) -> u32 {
-        if let Some(line) = self.lines.get(key as usize)
-            && line.newest.0 == slice
-            && line.newest.1 != NONE
-            && line.noded <= slice
+        if let Some(newest) = self.newest.get(key as usize)
+            && newest.slice == slice
+            && newest.place != NONE
+            && newest.noded <= slice
         {
-            return line.newest.1;
+            return newest.place;
         }
         self.place_slow(key, slice)
     }
 
     fn place_slow(&mut self, key: u32, slice: i64) -> u32 {
         if self.lines.len() <= key as usize {
-            let empty = || Line { newest: (0, NONE), noded: i64::MIN, ..Line::default() };
-            self.lines.resize_with(key as usize + 1, empty);
+            self.lines.resize_with(key as usize + 1, Line::default);
+            self.newest.resize(key as usize + 1, Newest { slice: 0, place: NONE, noded: i64::MIN });
         }
         let line = &mut self.lines[key as usize];
+        let newest = &mut self.newest[key as usize];
         line.idle = 0;
-        if slice < line.noded {
+        if slice < newest.noded {
             unmake(line, slice, &mut self.lanes);
         }
         let place = match find(&line.panes, slice) {
@@ -120,7 +128,7 @@ impl Panes {
                 place
             }
         };
-        line.newest = (slice, place);
+        (newest.slice, newest.place) = (slice, place);
         place
     }
 
@@ -175,19 +183,19 @@ impl Panes {
             from = ((slice >> (FAN_BITS * level)).saturating_add(1)) << (FAN_BITS * level);
             next = after;
         }
-        line.noded = line.noded.max(until);
+        let newest = &mut self.newest[key as usize];
+        newest.noded = newest.noded.max(until);
         Some(&self.sum)
     }
 
     /// What windows of `key` have said out of turn.
     pub fn spoken(&self, key: u32) -> Option<&BTreeMap<i64, Spoken>> {
-        self.lines.get(key as usize)?.spoken.as_deref()
+        self.lines.get(key as usize).map(|line| &line.spoken).filter(|spoken| !spoken.is_empty())
     }
 
     /// The same, to be changed.
     pub fn spoken_mut(&mut self, key: u32) -> Option<&mut BTreeMap<i64, Spoken>> {
-        let line = self.lines.get_mut(key as usize)?;
-        Some(line.spoken.get_or_insert_default())
+        self.lines.get_mut(key as usize).map(|line| &mut line.spoken)
     }
 
     /// Frees the panes of slices before `slice` and what was said of windows up to `window`; gives the keys that have had none for a while.
@@ -197,7 +205,7 @@ impl Panes {
             return gone;
         }
         self.slices = self.slices.split_off(&slice);
-        for (key, line) in self.lines.iter_mut().enumerate() {
+        for ((key, line), newest) in (0..).zip(&mut self.lines).zip(&mut self.newest) {
             while let Some((_, place)) = line.panes.front().copied().filter(|(number, _)| *number < slice) {
                 line.panes.pop_front();
                 self.lanes.release(place);
@@ -208,21 +216,18 @@ impl Panes {
                     self.lanes.release(place);
                 }
             }
-            if line.newest.0 < slice {
-                line.newest.1 = NONE;
+            if newest.slice < slice {
+                newest.place = NONE;
             }
-            if let Some(spoken) = &mut line.spoken {
-                spoken.retain(|at, _| *at > window);
-                if spoken.is_empty() {
-                    line.spoken = None;
-                }
+            while line.spoken.first_key_value().is_some_and(|(at, _)| *at <= window) {
+                line.spoken.pop_first();
             }
             if line.panes.is_empty() {
                 line.nodes.iter_mut().flat_map(|nodes| nodes.drain(..)).for_each(|(_, place)| self.lanes.release(place));
-                if line.spoken.is_none() && line.idle < IDLE_MAX {
+                if line.spoken.is_empty() && line.idle < IDLE_MAX {
                     line.idle += 1;
                     if line.idle == IDLE_MAX {
-                        gone.push(key as u32);
+                        gone.push(key);
                     }
                 }
             }

@@ -465,6 +465,22 @@ impl Sessions {
 }
 
 impl SessionsState {
+    /// Adds `other`, which has no key in common.
+    pub(super) fn add(&mut self, other: Self) {
+        self.by_key.extend(other.by_key);
+    }
+
+    /// In parts, each key in the one that `part_of` says.
+    pub(super) fn split(self, parts: usize, part_of: impl Fn(&[Option<std::sync::Arc<str>>]) -> usize) -> Vec<Self> {
+        let mut split = vec![Self::default(); parts];
+        for (key, saved) in self.by_key {
+            if let Some(part) = split.get_mut(part_of(&key)) {
+                part.by_key.insert(key, saved);
+            }
+        }
+        split
+    }
+
     /// Whether all were made by a plan like this, over as many tags.
     pub(super) fn fit(&self, plan: &Plan, tags: usize) -> bool {
         let mut panes = self.by_key.values().flatten().flat_map(|saved| &saved.items);
