@@ -18,7 +18,6 @@ mod servers;
 #[path = "crash/campaign.rs"]
 mod campaign;
 #[path = "appliance/ends.rs"]
-#[allow(dead_code)]
 mod ends;
 #[path = "crash/mqtt.rs"]
 mod mqtt;

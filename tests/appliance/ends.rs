@@ -1,5 +1,8 @@
 //! What is at the far ends: the store read by another process, MongoDB, Kafka and Redis read by clients of their own.
 
+// Each test file uses a part of this.
+#![allow(dead_code)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -58,6 +61,21 @@ pub fn stored(store: &mut Reader) -> BTreeMap<u64, Stored> {
                 };
                 assert_eq!(rows.insert(batch.seq(row).0, stored), None, "a number stands for one row");
             }
+        }
+        if page.at_end || page.through <= after {
+            return rows;
+        }
+        after = page.through;
+    }
+}
+
+/// How many rows of each stream a site's store has.
+pub fn count_stored(store: &mut Reader) -> BTreeMap<String, u64> {
+    let (mut rows, mut after) = (BTreeMap::new(), Seq(0));
+    loop {
+        let page = store.rows_after(after, 100_000, None).expect("the store is readable");
+        for batch in &page.batches {
+            *rows.entry(batch.stream.id.to_string()).or_default() += batch.rows() as u64;
         }
         if page.at_end || page.through <= after {
             return rows;

@@ -21,6 +21,8 @@ use crate::ingest::{backoff::Backoff, ended};
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// How long to wait at the end for the last acknowledgements to go out.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a broker that sent too much may take to read the acknowledgements of what there was room for.
+const CLEARING_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Why a connection ended.
 enum End {
@@ -94,12 +96,14 @@ async fn connection(
         };
         let answer = match incoming {
             Ok(Incoming::Connected { session_present }) => connected(&wire, config, shared, session_present),
-            Ok(Incoming::Message(message)) => {
-                if let Some(end) = take(message, session, &acknowledger, shared, queue) {
-                    return end;
+            Ok(Incoming::Message(message)) => match take(message, session, &acknowledger, shared, queue) {
+                Some(End::Full) => {
+                    let _ = time::timeout(CLEARING_TIME_MAX, clear(wire, &acknowledger, shared)).await;
+                    return End::Full;
                 }
-                Ok(())
-            }
+                Some(end) => return end,
+                None => Ok(()),
+            },
             Ok(Incoming::Released { packet_id }) => {
                 shared.exact.released(packet_id);
                 Ok(())
@@ -165,6 +169,27 @@ fn take(
             Some(End::Full)
         }
     }
+}
+
+/// Acknowledges what there was room for, so that the broker does not bring all of it again, and leaves what comes meanwhile for the next connection.
+async fn clear(mut wire: Wire, acknowledger: &Acknowledger, shared: &Shared) {
+    let emptied = shared.room.acquire_many(QUEUE_BYTES_MAX);
+    let drive = async {
+        loop {
+            match wire.next().await {
+                Ok(Incoming::Message(message)) if message.qos == Qos::AtMostOnce => shared.status.shed(1),
+                Ok(Incoming::Released { packet_id }) => shared.exact.released(packet_id),
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    tokio::select! {
+        () = drive => return,
+        // Closed never: the semaphore lives as long as this task.
+        room = emptied => drop(room),
+    }
+    farewell(wire, acknowledger).await;
 }
 
 /// Sends what is left to send, and waits until the broker hangs up: it has read everything then, and the next connection of this client, which
