@@ -13,7 +13,7 @@
 //! to deliver, the store closes.
 //!
 //! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
-//!   of the engine; [`mod@recorded`]: rows of the past; [`process`]: processor time and memory.
+//!   of the engine; [`mod@recorded`]: rows of the past; [`orders`]: acts through the inbox; [`reports`]: troubles of its own; [`process`]: processor time and memory.
 
 mod acts;
 mod fold;
@@ -22,6 +22,7 @@ mod orders;
 mod process;
 mod publish;
 mod recorded;
+mod reports;
 
 use std::{
     collections::BTreeMap,
