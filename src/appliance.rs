@@ -13,7 +13,8 @@
 //! to deliver, the store closes.
 //!
 //! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
-//!   of the engine; [`space`]: of its grids; [`layers`]: layers that left memory; [`mod@recorded`]: rows of the past; [`process`]: processor time and memory.
+//!   of the engine; [`space`]: of its grids; [`layers`]: layers that left memory; [`mod@recorded`]: rows of the past; [`orders`]: acts
+//!   through the inbox; [`reports`]: troubles of its own; [`process`]: processor time and memory.
 
 mod acts;
 mod fold;
@@ -24,6 +25,7 @@ mod orders;
 mod process;
 mod publish;
 mod recorded;
+mod reports;
 mod space;
 
 use std::{

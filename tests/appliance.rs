@@ -3,6 +3,8 @@
 
 mod servers;
 
+#[path = "appliance/alerts.rs"]
+mod alerts;
 #[path = "appliance/api.rs"]
 mod api;
 #[path = "appliance/commands.rs"]

@@ -19,11 +19,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::model::{Order, Severity, Timestamp};
 pub use crate::status::Snapshot;
-use crate::{
-    model::{Order, Timestamp},
-    quality::alert::Filter,
-};
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -72,6 +69,19 @@ pub struct Request {
     pub act: Act,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Answer>,
+}
+
+/// Which alerts are wanted; `None` = any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AlertFilter {
+    /// At least this severe.
+    pub severity: Option<Severity>,
+    /// Raised by this source.
+    pub source: Option<Arc<str>>,
+    /// Acknowledged, or not.
+    pub acknowledged: Option<bool>,
+    /// Not before this time.
+    pub from: Option<Timestamp>,
 }
 
 /// The questions and acts.
@@ -151,7 +161,7 @@ pub enum Act {
     /// What was raised, newest first.
     Alerts {
         /// Which.
-        filter: Filter,
+        filter: AlertFilter,
         /// At most so many.
         limit: usize,
     },

@@ -9,14 +9,11 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    Act, Handle,
+    Act, AlertFilter, Handle,
     problem::Problem,
     routes::{Parameters, answer, invalid, number, time},
 };
-use crate::{
-    model::{Key, Order, Severity},
-    quality::alert::Filter,
-};
+use crate::model::{Key, Order, Severity};
 
 /// Alerts in an answer unless asked for fewer or more.
 const ALERTS_DEFAULT: usize = 200;
@@ -32,7 +29,7 @@ pub async fn alerts(State(handle): State<Handle>, parameters: Parameters) -> Res
     }
 }
 
-fn filter(parameters: &Parameters) -> Result<Filter, Problem> {
+fn filter(parameters: &Parameters) -> Result<AlertFilter, Problem> {
     let word = |key: &str, text: &str| serde_json::from_value(text.into()).map_err(|_| invalid(format!("`{key}={text}`")));
     let severity: Option<Severity> = parameters.get("severity").map(|text| word("severity", text)).transpose()?;
     let acknowledged = match parameters.get("acknowledged").map(String::as_str) {
@@ -42,7 +39,7 @@ fn filter(parameters: &Parameters) -> Result<Filter, Problem> {
         Some(other) => return Err(invalid(format!("`acknowledged={other}`: write true or false"))),
     };
     let source = parameters.get("source").map(|source| source.as_str().into());
-    Ok(Filter { severity, source, acknowledged, from: time(parameters, "from")? })
+    Ok(AlertFilter { severity, source, acknowledged, from: time(parameters, "from")? })
 }
 
 /// Reads a body; `example` says how it should look.

@@ -152,6 +152,7 @@ async fn health(State(handle): State<Handle>) -> Response {
         "timestamp": snapshot.time,
         "processor_running": snapshot.pipelines.iter().any(|pipeline| pipeline.running) || snapshot.pipelines.is_empty(),
         "problems": snapshot.problems,
+        "health": snapshot.health,
     });
     Json(body).into_response()
 }

@@ -250,7 +250,7 @@ impl Fold {
             Act::Windows { pipeline, limit } => self.windows(pipeline.as_deref(), limit),
             Act::Recent { stream, rows, duration_ns } => self.recent(&stream, rows, duration_ns),
             Act::Chart(id) => self.chart(&id),
-            Act::Alerts { filter, limit } => to_bytes(&self.alerts(&filter, limit)),
+            Act::Alerts { filter, limit } => to_bytes(&self.alerts(filter, limit)),
             Act::Validate { pipeline, checkpoint, rows } => self.validate(&pipeline, checkpoint.as_deref(), &rows),
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
         }

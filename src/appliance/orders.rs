@@ -17,7 +17,7 @@ use super::{
     publish::alert_status,
 };
 use crate::{
-    api::{Answer, Refusal},
+    api::{AlertFilter, Answer, Refusal},
     ingest::decode::{Context, Decoded, Json, Routes},
     model::{Batch, Input, ORDER_BYTES_MAX, Order, Timestamp},
     quality::alert::Filter,
@@ -103,8 +103,10 @@ impl Fold {
         answer_to(&waiting, answer);
     }
 
-    pub(super) fn alerts(&self, filter: &Filter, limit: usize) -> Vec<AlertStatus> {
-        self.engine.alerts().history(filter).take(limit).map(alert_status).collect()
+    pub(super) fn alerts(&self, wanted: AlertFilter, limit: usize) -> Vec<AlertStatus> {
+        let AlertFilter { severity, source, acknowledged, from } = wanted;
+        let filter = Filter { severity, source, acknowledged, from };
+        self.engine.alerts().history(&filter).take(limit).map(alert_status).collect()
     }
 
     /// Which checkpoints of a pipeline hold for rows, or for the newest row of its stream.

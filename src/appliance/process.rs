@@ -40,6 +40,19 @@ fn cpu_seconds() -> Option<f64> {
     Some(ticks as f64 / 100.0)
 }
 
+/// Share of the machine's memory in use, 0 to 1; none where `/proc` does not say.
+pub fn memory_share() -> Option<f64> {
+    let all = fs::read_to_string("/proc/meminfo").ok()?;
+    let (total, available) = (kilobytes(&all, "MemTotal:"), kilobytes(&all, "MemAvailable:"));
+    (total > 0).then(|| 1.0 - available as f64 / total as f64)
+}
+
+/// Share of the file system at `path` in use, 0 to 1; none where it does not say.
+pub fn disk_share(path: &std::path::Path) -> Option<f64> {
+    let all = rustix::fs::statvfs(path).ok()?;
+    (all.f_blocks > 0).then(|| 1.0 - all.f_bavail as f64 / all.f_blocks as f64)
+}
+
 /// The kind of file system that `path` is on, as `/proc/mounts` names it.
 pub fn file_system(path: &std::path::Path) -> String {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -67,6 +80,8 @@ mod tests {
         }
         let usage = Usage::now();
         assert!(usage.rss_bytes > 100_000 && usage.rss_bytes_max >= usage.rss_bytes, "{usage:?} {sum}");
+        assert!(memory_share().is_some_and(|share| share > 0.0 && share < 1.0));
+        assert!(disk_share(std::path::Path::new("/")).is_some_and(|share| (0.0..=1.0).contains(&share)));
         assert_ne!(file_system(std::path::Path::new("/proc")), "unknown");
     }
 }

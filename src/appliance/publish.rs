@@ -8,20 +8,29 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{acts::SOURCE, fold::Shared, locked, losses::STORE, now, process::Usage};
+use super::{
+    acts::SOURCE,
+    fold::Shared,
+    locked,
+    losses::STORE,
+    now,
+    process::{Usage, disk_share, memory_share},
+    reports::Reports,
+};
 use crate::{
     config::Config,
     deliver::SinkCounters,
     engine::{Engine, Pipeline, StreamLane, key_words},
     ingest::{self, SourceKind, SourceState},
-    model::Timestamp,
+    model::{Input, Timestamp},
     quality::alert::{Filter, Record},
     spc::ChartView,
     status::{
         Acknowledgement, AlertStatus, ChartPoint, ChartStatus, GridStatus, PartitionStatus, PipelineStatus, ProcessStatus,
         SignalStatus, SinkRows, SinkStatus, Snapshot, SourceRows, SourceStatus, StoreStatus, StreamStatus,
+        health::{Figures as Measures, assess},
     },
-    store::{Lane, Store},
+    store::{Append, Lane, Store},
 };
 
 /// Between two snapshots.
@@ -214,6 +223,9 @@ pub(super) struct Publisher {
     sinks: Vec<SinkLine>,
     /// Rows by stream and processor time a while ago, for rates.
     before: VecDeque<(Instant, HashMap<String, u64>, f64)>,
+    /// Rows received and refused by all sources, a while ago first.
+    refused_before: VecDeque<(u64, u64)>,
+    reports: Reports,
 }
 
 impl Publisher {
@@ -238,6 +250,8 @@ impl Publisher {
             posted,
             sinks,
             before: VecDeque::new(),
+            refused_before: VecDeque::new(),
+            reports: Reports::default(),
         }
     }
 
@@ -252,7 +266,20 @@ impl Publisher {
                 _ = stop.wait_for(|stop| *stop) => break,
             }
             let snapshot = Arc::new(self.snapshot());
+            self.report(&snapshot);
             let _ = sender.send(snapshot);
+        }
+    }
+
+    /// Troubles that last become alerts. Streams that are silent are the engine's own to tell.
+    fn report(&mut self, snapshot: &Snapshot) {
+        let own: Vec<String> = snapshot.problems.iter().filter(|problem| !problem.starts_with("stream ")).cloned().collect();
+        for order in self.reports.due(&own, Instant::now()) {
+            tracing::warn!("{order:?}");
+            let input = Some(Input::Order { time: now(), order });
+            let append = Append { input, dead_letters: Vec::new(), decoded_at: Instant::now(), on_synced: Box::new(|_| ()) };
+            // A store without room has no room for a report; the status page shows it all the same.
+            drop(self.store.writer().try_append(append));
         }
     }
 
@@ -268,18 +295,23 @@ impl Publisher {
         sources.push(SourceStatus { id, kind, state, detail: String::new(), rows: *locked(&self.posted) });
         let sinks = self.sink_statuses();
         let store = self.store_status();
-        let mut problems = self.problems(&sources, &sinks, view.silent);
+        let mut problems = self.problems(&sources, &sinks);
         // Until somebody takes note of it.
         let of_store = view.alerts.iter().filter(|alert| alert.source == STORE && alert.acknowledged.is_none());
         problems.extend(of_store.map(|alert| format!("store: {}", alert.message)));
+        // A machine that rests is silent, and nothing is wrong with the appliance.
+        let state = if problems.is_empty() { "ok" } else { "degraded" };
+        problems.extend(view.silent);
         let figures = self.shared.figures();
+        let health = assess(&self.measures(&sources, cpu_share, figures.latency_ms_p99));
         Snapshot {
             appliance: self.appliance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             time: now(),
             started: self.started,
-            state: if problems.is_empty() { "ok" } else { "degraded" }.to_owned(),
+            state: state.to_owned(),
             problems,
+            health,
             sources,
             streams,
             pipelines: view.pipelines,
@@ -298,6 +330,27 @@ impl Publisher {
                 step_seconds_buckets: figures.step_seconds_buckets,
                 step_seconds_sum: figures.step_seconds_sum,
             },
+        }
+    }
+
+    /// What the health score is made of. The share of refused rows is that of about the last two seconds.
+    fn measures(&mut self, sources: &[SourceStatus], cpu_share: f64, latency_ms: f64) -> Measures {
+        let (received, rejected) = sources
+            .iter()
+            .fold((0, 0), |(received, rejected), source| (received + source.rows.received, rejected + source.rows.rejected));
+        let (received_before, rejected_before) = self.refused_before.front().map_or((0, 0), |before| *before);
+        if self.refused_before.len() as u128 >= RATE_OVER.as_nanos() / INTERVAL.as_nanos() {
+            self.refused_before.pop_front();
+        }
+        self.refused_before.push_back((received, rejected));
+        let came = received.saturating_sub(received_before);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        Measures {
+            cpu: Some(cpu_share / cores),
+            memory: memory_share(),
+            disk: disk_share(std::path::Path::new(&self.store_path)),
+            errors: (came > 0).then(|| rejected.saturating_sub(rejected_before) as f64 / came as f64),
+            latency_ms: (latency_ms > 0.0).then_some(latency_ms),
         }
     }
 
@@ -366,9 +419,9 @@ impl Publisher {
         }
     }
 
-    fn problems(&self, sources: &[SourceStatus], sinks: &[SinkStatus], silent: Vec<String>) -> Vec<String> {
+    fn problems(&self, sources: &[SourceStatus], sinks: &[SinkStatus]) -> Vec<String> {
         use crate::store::StoreStatus as State;
-        let mut problems = silent;
+        let mut problems = Vec::new();
         match self.store.counters().status {
             State::Good => {}
             State::Full(why) | State::Degraded(why) | State::Fatal(why) => problems.push(format!("store: {why}")),

@@ -13,6 +13,7 @@ pub mod journal;
 pub mod replay;
 pub mod run;
 pub mod simulate;
+pub mod spc_act;
 pub mod spc_report;
 pub mod top;
 mod totals;
@@ -89,6 +90,10 @@ enum Command {
 enum Spc {
     /// A control chart with its limits and violations, and the capability figures
     Report(spc_report::Arguments),
+    /// Collect a new baseline; the limits in force end here
+    Rebaseline(spc_act::Rebaseline),
+    /// Take points with an assignable cause out of a baseline, and set limits anew
+    Exclude(spc_act::Exclude),
 }
 
 #[derive(Debug, Subcommand)]
@@ -163,6 +168,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::DeadLetters(arguments) => dead_letters::run(&arguments),
         Command::Journal(arguments) => journal::run(&arguments),
         Command::Spc(Spc::Report(arguments)) => spc_report::run(&arguments),
+        Command::Spc(Spc::Rebaseline(arguments)) => spc_act::rebaseline(&arguments),
+        Command::Spc(Spc::Exclude(arguments)) => spc_act::exclude(&arguments),
         Command::Voxel(Voxel::Export(arguments)) => voxel_export::run(&arguments),
     }
 }

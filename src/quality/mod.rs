@@ -4,10 +4,8 @@
 //! - [`threshold`]: values against limits, their own recent past, or their rate of change.
 //! - [`watch`]: signals that say nothing, or always the same, by the clock.
 //! - [`alert`]: severity and cooldown per metric, acknowledgement, escalation, history.
-//! - [`health`]: how the appliance itself does, as one score.
 
 pub mod alert;
 pub mod checkpoint;
-pub mod health;
 pub mod threshold;
 pub mod watch;

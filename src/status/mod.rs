@@ -8,6 +8,7 @@
 //! `accepted = delivered + buffered + expired`. [`SourceRows::balance`] and [`SinkRows::balance`] are zero at every moment; anything
 //! else is a fault of the program and raises an alarm.
 
+pub mod health;
 pub mod metrics;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Severity, Timestamp};
+use health::Assessment;
 
 /// Everything there is to see, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +33,9 @@ pub struct Snapshot {
     pub state: String,
     /// What is wrong, in words; empty when all is well.
     pub problems: Vec<String>,
+    /// What processor, memory, disk, refused rows and latency come to.
+    #[serde(default)]
+    pub health: Assessment,
     /// By source.
     pub sources: Vec<SourceStatus>,
     /// By stream.

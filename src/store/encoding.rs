@@ -71,7 +71,7 @@ const fn columns(signals: usize, tags: usize) -> usize {
     signals + tags + 9
 }
 
-/// An input as a blob; `None` for [`Input::End`], which is never stored.
+/// An input as a blob; `None` for [`Input::End`] and orders longer than a text may be, which are never stored.
 pub fn encode(input: &Input) -> Option<Vec<u8>> {
     match input {
         Input::Batch(batch) => Some(encode_batch(batch)),
@@ -82,8 +82,8 @@ pub fn encode(input: &Input) -> Option<Vec<u8>> {
             put_signed(out, arrival.0);
         })),
         Input::Tick(time) => Some(sealed(3, 16, |out| put_signed(out, time.0))),
-        // A text is cut at its bound; whoever makes an order keeps it far shorter ([`crate::model::ORDER_BYTES_MAX`]).
-        Input::Order { time, order } => serde_json::to_string(order).ok().map(|json| {
+        // Whoever makes an order keeps it far below this bound ([`crate::model::ORDER_BYTES_MAX`]).
+        Input::Order { time, order } => serde_json::to_string(order).ok().filter(|json| json.len() <= TEXT_BYTES_MAX).map(|json| {
             sealed(4, 32 + json.len(), |out| {
                 put_signed(out, time.0);
                 put_text(out, &json);

@@ -19,8 +19,8 @@ use tokio::{
 pub use tokio_serial::{Parity as SerialParity, StopBits as SerialStopBits};
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
-pub use self::{host::BridgeHost, modbus::ModbusConfig};
 use self::{bridge::BridgeLine, lines::Lines, modbus::Master};
+pub use self::{host::BridgeHost, modbus::ModbusConfig};
 use super::{
     InboxError, Parcel, SourceStatus,
     backoff::Backoff,

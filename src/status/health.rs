@@ -4,7 +4,9 @@
 //! known scores; what is not known is left out, and where nothing is known the word is `unknown`, never a good one. A figure at 0 keeps
 //! the whole from being healthy.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 /// What is measured; `None` = not known.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -22,7 +24,7 @@ pub struct Figures {
 }
 
 /// The word for a score.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// From 0.8.
@@ -34,18 +36,19 @@ pub enum Health {
     /// Below.
     Critical,
     /// Nothing is known.
+    #[default]
     Unknown,
 }
 
 /// What it comes to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Assessment {
     /// The word.
     pub status: Health,
     /// 0 to 1.
     pub score: Option<f64>,
-    /// Name, score.
-    pub scores: Vec<(&'static str, Option<f64>)>,
+    /// By name.
+    pub scores: BTreeMap<String, Option<f64>>,
 }
 
 /// Name, good up to, bad from.
@@ -55,12 +58,12 @@ const SCALES: [(&str, f64, f64); 5] =
 /// Assesses `figures`.
 pub fn assess(figures: &Figures) -> Assessment {
     let values = [figures.cpu, figures.memory, figures.disk, figures.errors, figures.latency_ms];
-    let scores: Vec<(&'static str, Option<f64>)> = SCALES
+    let scores: BTreeMap<String, Option<f64>> = SCALES
         .into_iter()
         .zip(values)
-        .map(|((name, good, bad), value)| (name, value.and_then(|value| score(value, good, bad))))
+        .map(|((name, good, bad), value)| (name.to_owned(), value.and_then(|value| score(value, good, bad))))
         .collect();
-    let known: Vec<f64> = scores.iter().filter_map(|(_, score)| *score).collect();
+    let known: Vec<f64> = scores.values().filter_map(|score| *score).collect();
     let mean = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
     let exhausted = known.contains(&0.0);
     let status = match mean {
