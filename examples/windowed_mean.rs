@@ -74,7 +74,7 @@ fn main() -> Result<(), ProcessorError> {
         .to_sink(FileSink::json_lines(&cold));
 
     processor.start()?;
-    if !processor.await_termination(Some(Duration::from_secs(3600))) {
+    if !processor.await_termination(Some(Duration::from_hours(1))) {
         processor.stop(true);
     }
     if let Some(error) = processor.error() {

@@ -19,7 +19,7 @@ use qadf_edge::{
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn alert(seq: u64, severity: &str) -> ResultRecord {
     let json = format!(

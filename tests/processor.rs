@@ -17,7 +17,7 @@ use qadf_edge::{
     },
 };
 
-const PATIENCE: Option<Duration> = Some(Duration::from_secs(120));
+const PATIENCE: Option<Duration> = Some(Duration::from_mins(2));
 
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Row {
@@ -382,6 +382,14 @@ impl Sink<i32> for Reluctant {
     }
 }
 
+struct Broken;
+
+impl Sink<i32> for Broken {
+    fn write(&mut self, _: &[i32]) -> Result<(), SinkError> {
+        Err(SinkError::Fatal("the disk is gone".into()))
+    }
+}
+
 #[test]
 fn a_sink_of_ones_own_is_tried_again_and_a_fatal_one_fails() {
     let out = MemorySink::new();
@@ -390,12 +398,6 @@ fn a_sink_of_ones_own_is_tried_again_and_a_fatal_one_fails() {
     ended(&mut processor);
     assert_eq!(out.rows(), [1, 2]);
 
-    struct Broken;
-    impl Sink<i32> for Broken {
-        fn write(&mut self, _: &[i32]) -> Result<(), SinkError> {
-            Err(SinkError::Fatal("the disk is gone".into()))
-        }
-    }
     let mut processor = StreamProcessor::new(StreamConfig::default());
     processor.from_source(MemorySource::new([1, 2])).to_sink(Broken);
     processor.start().expect("it starts");

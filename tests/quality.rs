@@ -234,6 +234,8 @@ limits = { baseline = 5 }
 group_by = ['part']
 ";
 
+/// Version, center, author and reason of each limits result.
+#[expect(clippy::type_complexity, reason = "a row of a table")]
 fn limits(outputs: &[Output]) -> Vec<(u32, Option<f64>, Option<&str>, Option<&str>)> {
     let of = |output: &'_ Output| matches!(output.body, Body::Limits(_));
     outputs

@@ -263,7 +263,7 @@ fn capability_of_a_summary() {
     let case = case("nist-capability");
     let (mean, sigma) = (case["data"]["mean"].as_f64().unwrap(), case["data"]["sigma"].as_f64().unwrap());
     let n = 40;
-    let step = sigma * ((n - 1) as f64 / n as f64).sqrt();
+    let step = sigma * (f64::from(n - 1) / f64::from(n)).sqrt();
     let x: Vec<f64> = (0..n).map(|i| if i % 2 == 0 { mean + step } else { mean - step }).collect();
     let toml = "id='i'\ntype='i_mr'\nsignal='v'\nlimits={center=16.0,sigma=2.0}\nspec={lsl=8.0,usl=20.0,target=14.0}";
     let results = replay(&rows(&x, None), &chart(toml));

@@ -63,7 +63,7 @@ impl Who {
         body["reason"] = self.reason.as_str().into();
         let chart: String = self.chart.bytes().map(escaped).collect();
         let address = format!("{}/charts/{chart}/{act}", self.url.trim_end_matches('/'));
-        let within = std::time::Duration::from_secs(60);
+        let within = std::time::Duration::from_mins(1);
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(within)).build();
         let mut request = ureq::Agent::new_with_config(config).post(&address);
         if let Some(path) = &self.token_file {

@@ -308,9 +308,8 @@ impl Aggregate {
             (_, Accumulator::Extremes(min, max)) => real(max - min),
             (_, Accumulator::First(value) | Accumulator::Last(value)) => value.map_or(Number::Null, |(_, _, value)| real(value)),
             (Function::Quantile(share), Accumulator::Sketch(sketch)) => sketch.quantile(share).into(),
-            (_, Accumulator::Sketch(_)) => Number::Null,
             (Function::Custom(custom), Accumulator::Custom(state)) => (custom.value)(state).map_or(Number::Null, real),
-            (_, Accumulator::Custom(_)) => Number::Null,
+            (_, Accumulator::Sketch(_) | Accumulator::Custom(_)) => Number::Null,
             (_, Accumulator::Numbers(values)) => Number::Integer(values.len() as i64),
             (_, Accumulator::Texts(values)) => Number::Integer(values.len() as i64),
         }

@@ -133,7 +133,6 @@ impl WindowOperator {
     ///
     /// # Errors
     /// A specification that makes no sense, or a tag that the stream does not have.
-    #[expect(clippy::needless_pass_by_value, reason = "as the other operators")]
     pub fn new(pipeline: Arc<str>, config: WindowConfig, stream: &Stream) -> Result<Self, WindowError> {
         config.check()?;
         let tag = |name: &Arc<str>| {

@@ -116,7 +116,7 @@ impl<T> KafkaSource<T> {
         let mut wanted = TopicPartitionList::new();
         for topic in &self.topics {
             let metadata = consumer.fetch_metadata(Some(topic), CALL_WITHIN)?;
-            for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+            for partition in metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions) {
                 let place = (topic.clone(), partition.id());
                 let fallback = if self.group.is_some() {
                     Offset::Stored
@@ -417,7 +417,7 @@ impl<T: Serialize + Send + 'static> Sink<T> for KafkaSink<T> {
         let mut place = TopicPartitionList::new();
         place.add_partition(&self.topic, 0);
         let known = group.committed_offsets(place, CALL_WITHIN).map_err(|error| fate(&error))?;
-        let number = known.elements().first().map(|element| element.offset());
+        let number = known.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::offset);
         Ok(Some(match number {
             Some(Offset::Offset(number)) => u64::try_from(number).unwrap_or(0),
             _ => 0,

@@ -1,7 +1,7 @@
 //! What a step remembers under keys.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     marker::PhantomData,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -32,7 +32,7 @@ pub struct KeyedState {
 struct Entries {
     by_key: BTreeMap<String, (i64, Vec<u8>)>,
     /// By the time of the last writing, so that the oldest are found.
-    by_time: BTreeMap<(i64, String), ()>,
+    by_time: BTreeSet<(i64, String)>,
     now: i64,
 }
 
@@ -45,14 +45,14 @@ impl Entries {
 
     fn put(&mut self, key: &str, bytes: Vec<u8>) {
         self.remove(key);
-        self.by_time.insert((self.now, key.to_owned()), ());
+        self.by_time.insert((self.now, key.to_owned()));
         self.by_key.insert(key.to_owned(), (self.now, bytes));
     }
 
     fn expire(&mut self, ttl_ns: i64) {
-        while let Some(((written, key), ())) = self.by_time.pop_first() {
+        while let Some((written, key)) = self.by_time.pop_first() {
             if self.now.saturating_sub(written) < ttl_ns {
-                self.by_time.insert((written, key), ());
+                self.by_time.insert((written, key));
                 return;
             }
             self.by_key.remove(&key);

@@ -27,6 +27,7 @@ pub struct Stream<'p, T, Time = Untimed> {
     rows: PhantomData<fn(T) -> Time>,
 }
 
+#[expect(clippy::return_self_not_must_use, reason = "the step is in the plan: a flow may end with any of them")]
 impl<'p, T: Send + 'static, Time> Stream<'p, T, Time> {
     pub(super) fn new(plan: &'p mut FlowPlan) -> Self {
         Self { plan, rows: PhantomData }

@@ -304,7 +304,7 @@ impl<'p, T: Send + 'static> Windowed<'p, T> {
         let aggregates: Vec<AggregateOf<T>> = aggregates.into_iter().collect();
         let made = spec
             .config(allowed_lateness, accumulation)
-            .and_then(|config| WindowStep::new(plan.next_name("window"), config, names, keys, aggregates, late, shards));
+            .and_then(|config| WindowStep::new(&plan.next_name("window"), config, names, keys, aggregates, late, shards));
         match made {
             Ok(step) => plan.add("window", Box::new(step)),
             Err(error) => plan.fail(error.to_string()),
@@ -330,7 +330,7 @@ struct WindowStep<T> {
 
 impl<T: Send + 'static> WindowStep<T> {
     fn new(
-        id: Arc<str>,
+        id: &Arc<str>,
         mut config: WindowConfig,
         names: Vec<Arc<str>>,
         keys: Vec<Box<dyn KeyOf<T>>>,
@@ -358,8 +358,8 @@ impl<T: Send + 'static> WindowStep<T> {
         let tags: Vec<&str> = names.iter().map(|name| &**name).collect();
         let shape = Arc::new(Shape::new("rows", &signals, &tags));
         config.group_by = names;
-        config.id = Arc::clone(&id);
-        let shards = Shards::new(&id, &config, &shape, if keys.is_empty() { 1 } else { shards.max(1) })?;
+        config.id = Arc::clone(id);
+        let shards = Shards::new(id, &config, &shape, if keys.is_empty() { 1 } else { shards.max(1) })?;
         let batch = Batch::new(shape, "".into(), "".into(), crate::model::Timestamp(0));
         Ok(Self { keys, values, late, shards, batch, hashes: Vec::new(), texts_since: 0, under_way: None })
     }

@@ -314,7 +314,7 @@ impl ModbusRequest {
         answers.into_iter().next().unwrap_or(ModbusAnswer::Incomplete)
     }
 
-    fn answer_at(&self, heard: &[u8]) -> Option<ModbusAnswer> {
+    fn answer_at(self, heard: &[u8]) -> Option<ModbusAnswer> {
         let code = self.function.code();
         match *heard {
             [unit, function, bytes, ..] if unit == self.unit && function == code && u16::from(bytes) == 2 * self.count => {

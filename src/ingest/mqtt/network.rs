@@ -22,7 +22,7 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// How long to wait at the end for the last acknowledgements to go out.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a broker that sent too much may take to read the acknowledgements of what there was room for.
-const CLEARING_TIME_MAX: Duration = Duration::from_secs(60);
+const CLEARING_TIME_MAX: Duration = Duration::from_mins(1);
 
 /// Why a connection ended.
 enum End {
