@@ -42,7 +42,7 @@ fn sample(n: u64) -> Sample {
     }
 }
 
-fn second(window: WindowResult) -> Result<Second, String> {
+fn second(window: &WindowResult) -> Result<Second, String> {
     Ok(Second {
         part: window.tag("part").ok_or("no part")?.to_owned(),
         start: window.start.to_string(),

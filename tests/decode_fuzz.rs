@@ -1,6 +1,6 @@
 //! Every decoder of bytes from outside, under bytes that no device should send: none panics, none grows, and the next good message is read.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use firmware_bridge::{Clock, Head, Rows, Samples, WIRE_BYTES_MAX, encode_data};
 use proptest::{collection::vec, prelude::*};
@@ -59,7 +59,7 @@ fn subjects() -> Vec<Subject> {
     let mut lines = JsonLines::new(routes());
     let mut csv = Csv::new(routes());
     let mut bridge = Bridge::new(vec![stream()]);
-    let mut host = BridgeHost::new(vec![stream()]);
+    let (mut host, mut now) = (BridgeHost::new(vec![stream()]), tokio::time::Instant::now());
     let mut sparkplug = Sparkplug::new(routes());
     vec![
         Subject {
@@ -92,7 +92,22 @@ fn subjects() -> Vec<Subject> {
         },
         Subject {
             name: "bridge, in order",
-            hear: Box::new(move |_, bytes| host.received(bytes, &context()).0),
+            // What waits for rows that nobody sends is given up by and by.
+            hear: Box::new(move |_, bytes| {
+                let (mut out, mut words) = (host.received(bytes, &context()).0, Vec::new());
+                loop {
+                    now += Duration::from_secs(2);
+                    if host.speak(now, &mut words) {
+                        let (mut more, _) = host.release(&context());
+                        out.batches.append(&mut more.batches);
+                        out.rejects.append(&mut more.rejects);
+                    }
+                    if host.look_at().is_none() {
+                        break;
+                    }
+                }
+                out
+            }),
             end: b"\0",
             good: vec![("", frame())],
         },

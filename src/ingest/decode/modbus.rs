@@ -494,7 +494,7 @@ mod tests {
         assert!(out.batches[0].is_consistent());
         assert_eq!(
             serde_json::to_string(&out.batches[0].row(0)).unwrap(),
-            r#"{"stream":"chamber","time":"1970-01-01T00:00:00.000000007Z","layer":3,"unit":"17","a":10.0,"c":12.5}"#
+            r#"{"stream":"chamber","time":"1970-01-01T00:00:00.000000007Z","layer":3,"unit":"17","a":10.0,"c":12.5,"arrival_time":true}"#
         );
         let refused: Vec<_> = out.rejects.iter().map(|reject| (&*reject.reason, &*reject.raw)).collect();
         assert_eq!(
