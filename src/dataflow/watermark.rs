@@ -3,7 +3,8 @@
 //! A watermark `w` is exclusive: no row with a time before `w` is expected. In mode bounded it is the newest time of the partition minus the
 //! delay; in mode punctuated only what the source states moves it. The combined watermark is the minimum over the partitions that
 //! are not idle, and never falls. A partition is idle once nothing has come from it for `idle`, by arrival; it comes back with
-//! its next row. When all are idle, [`AllIdle`] says what happens.
+//! its next row, and counts again once it has caught up with the combined watermark, as in Flink: until then its rows are late, and it holds
+//! nobody up. When all are idle, [`AllIdle`] says what happens.
 //!
 //! A row further ahead of its arrival than `max_future` has a bad clock: it is reported, and moves nothing.
 //!
@@ -70,8 +71,10 @@ impl Default for WatermarkConfig {
 pub struct Partition {
     /// Nothing earlier is expected from it.
     pub watermark: Timestamp,
-    /// Left out of the minimum.
+    /// Silent for too long: left out of the minimum.
     pub idle: bool,
+    /// Has been idle, and has not caught up since: left out of the minimum.
+    pub behind: bool,
     newest: i64,
     last_arrival: Timestamp,
 }
@@ -141,7 +144,7 @@ impl Watermarks {
         let delay_ns = if self.config.mode == WatermarkMode::Bounded { Some(self.config.delay_ns) } else { None };
         let mut combined = self.state.combined.0;
         let partition = self.partition(&batch.partition, batch.arrival);
-        let (mut newest, mut watermark) = (partition.newest, partition.watermark.0);
+        let (mut newest, mut watermark, mut behind) = (partition.newest, partition.watermark.0, partition.behind);
         let mut future = Vec::new();
         after.reserve(batch.rows());
         for (row, time) in batch.time.iter().copied().enumerate() {
@@ -152,11 +155,15 @@ impl Watermarks {
                 if let Some(delay_ns) = delay_ns {
                     watermark = watermark.max(newest.saturating_sub(delay_ns));
                 }
-                combined = combined.max(watermark.min(others));
+                behind &= watermark < combined;
+                if !behind {
+                    combined = combined.max(watermark.min(others));
+                }
             }
             after.push(combined);
         }
         partition.newest = newest;
+        partition.behind = behind;
         partition.watermark = Timestamp(watermark);
         self.state.combined = Timestamp(combined);
         self.state.newest = self.state.newest.max(Timestamp(newest));
@@ -169,10 +176,12 @@ impl Watermarks {
             Some(max_future_ns) if self.arrivals => arrival.saturating_add(max_future_ns),
             _ => Timestamp::MAX,
         };
+        let combined = self.state.combined;
         let partition = self.partition(partition, arrival);
         if time <= limit {
             partition.watermark = partition.watermark.max(time);
         }
+        partition.behind &= partition.watermark < combined;
         let minimum = Timestamp(self.minimum(None));
         if minimum < Timestamp::MAX || time == Timestamp::MAX {
             self.state.combined = self.state.combined.max(minimum);
@@ -185,6 +194,7 @@ impl Watermarks {
         let before = self.state.combined;
         for partition in self.state.partitions.values_mut() {
             partition.idle |= now.since(partition.last_arrival) >= idle_ns;
+            partition.behind |= partition.idle;
         }
         let minimum = self.minimum(None);
         if minimum < i64::MAX {
@@ -215,9 +225,10 @@ impl Watermarks {
         active.map(|partition| partition.last_arrival.saturating_add(idle_ns)).min()
     }
 
-    /// The minimum over active partitions but `except`; the largest time if there is none.
+    /// The minimum over partitions that count, but `except`; the largest time if there is none.
     fn minimum(&self, except: Option<&Arc<str>>) -> i64 {
-        let active = self.state.partitions.iter().filter(|(name, partition)| !partition.idle && Some(*name) != except);
+        let active =
+            self.state.partitions.iter().filter(|(name, partition)| !partition.idle && !partition.behind && Some(*name) != except);
         active.map(|(_, partition)| partition.watermark.0).min().unwrap_or(i64::MAX)
     }
 
@@ -228,6 +239,7 @@ impl Watermarks {
         let partition = self.state.partitions.entry(name).or_insert(Partition {
             watermark: Timestamp::MIN,
             idle: false,
+            behind: false,
             newest: i64::MIN,
             last_arrival: arrival,
         });
@@ -283,7 +295,9 @@ mod tests {
         assert_eq!(watermarks.tick(Timestamp(30 * SECOND)), Ticked::Moved);
         assert_eq!(watermarks.combined(), Timestamp(125 * SECOND));
         assert_eq!(seen(&mut watermarks, "a", 31, &[20]), [125]);
-        assert_eq!(seen(&mut watermarks, "b", 32, &[200]), [125]);
+        assert_eq!(seen(&mut watermarks, "b", 32, &[140]), [135], "it holds nobody up");
+        assert_eq!(seen(&mut watermarks, "a", 33, &[139, 141]), [135, 135]);
+        assert_eq!(seen(&mut watermarks, "b", 34, &[200]), [136], "it has caught up");
     }
 
     #[test]
