@@ -42,7 +42,8 @@ fn sample(n: u64) -> Sample {
     }
 }
 
-fn second(window: &WindowResult) -> Result<Second, String> {
+#[expect(clippy::needless_pass_by_value, reason = "rows are handed on by value")]
+fn second(window: WindowResult) -> Result<Second, String> {
     Ok(Second {
         part: window.tag("part").ok_or("no part")?.to_owned(),
         start: window.start.to_string(),

@@ -275,7 +275,7 @@ fn what_cannot_be_a_grid_is_refused_with_its_place() {
         ("voxel = 0.0", "12:9: "),
         ("voxel = [1.0, -1.0, 0.1]", "-1"),
         ("voxel = 0.00001", "bytes, more than the"),
-        ("voxel = [0.002, 0.002, 0.1]", "54"),
+        ("voxel = [0.002, 0.002, 0.1]", "53568000000 bytes"),
         ("voxel = 1.0\ntransform = { scale = 0.0 }", "scale"),
         ("voxel = 1.0\ntransform = { rotate = [0.0, nan, 0.0] }", "rotate"),
         ("voxel = 1.0\nfinish = { stream = \"melting\", when = \"heat > 0.0\" }", "`melt`"),

@@ -112,7 +112,7 @@ fn a_note_on_an_alert_is_by_name_and_survives_a_power_cut() {
     let alert = list(&louder, "alerts").iter().find(|alert| alert["source"] == "bright").expect("it was there");
     assert_eq!(alert["escalations"].as_array().map(Vec::len), Some(1), "{alert}");
     let id = alert["id"].as_str().expect("an id");
-    let path: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let path = id.bytes().fold(String::new(), |path, byte| format!("{path}%{byte:02X}"));
     let refused = appliance.ask("POST", &format!("/alerts/{path}/acknowledge"), r#"{"name": " "}"#);
     assert_eq!(refused.status, 400, "{refused:?}");
     let noted = appliance.ask("POST", &format!("/alerts/{path}/acknowledge"), r#"{"name": "Ada", "note": "lamp test"}"#);

@@ -119,12 +119,17 @@ impl Campaign {
                 |(stream, sent): &(&str, u64)| rows.values().filter(|row| row.stream == *stream).count() as u64 >= *sent;
             sent.iter().all(all_there).then_some(())
         });
-        // The last ones end once their streams are idle.
-        until("every window has closed", || {
-            let open = appliance.get("/windows");
-            let mut of_pipelines = open["windows"].as_object().expect("by pipeline").values();
-            of_pipelines.all(|windows| windows.as_array().is_some_and(Vec::is_empty)).then_some(())
+        // Their last windows fire then.
+        until("every stream is idle", || {
+            let watermarks = appliance.get("/watermarks");
+            let is_idle = |stream: &str| {
+                let partitions = watermarks["watermarks"][stream]["partitions"].as_object().expect("it is there");
+                partitions.values().all(|partition| partition["idle"] == true)
+            };
+            sent.iter().all(|(stream, _)| is_idle(stream)).then_some(())
         });
+        // The status is of a moment ago.
+        thread::sleep(Duration::from_secs(1));
         let status = appliance.until_delivered();
         check_balanced(&appliance);
         let rows = stored(&mut self.site.store()).len() as u64;
