@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 fn replay(toml: &str, lines: &[Value], more: &[&str]) -> Vec<Value> {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("c.toml"), toml).expect("it is written");
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let text = lines.iter().fold(String::new(), |text, line| text + &line.to_string() + "\n");
     fs::write(folder.path().join("rows.jsonl"), text).expect("it is written");
     let mut arguments = vec!["replay", "-c", "c.toml", "--input", "rows.jsonl"];
     arguments.extend(more);
@@ -123,7 +123,8 @@ fn rows_are_assigned_to_the_windows_of_flink_and_beam() {
         toml = toml.replace("watermark = { mode = \"punctuated\" }", "watermark = { delay = \"100000d\" }");
         let results = replay(&toml, &lines, &[]);
         for (at, row) in rows.iter().enumerate() {
-            let mine = results.iter().filter(|result| result["key"]["part"] == at.to_string());
+            let part = at.to_string();
+            let mine = results.iter().filter(|result| result["key"]["part"] == *part);
             let got: Vec<(i64, i64)> = mine.map(|w| (ns(&w["start"]), ns(&w["end"]))).collect();
             let pairs = row[1].as_array().expect("a list").iter();
             let expected: Vec<(i64, i64)> = pairs.map(|pair| (int(&pair[0]) * scale, int(&pair[1]) * scale)).collect();
