@@ -159,7 +159,7 @@ fn a_service_starts_on_a_damaged_store_and_says_so_until_somebody_takes_note() {
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with("store.db.damaged-"));
     assert_eq!(aside.unwrap().metadata().unwrap().len(), length);
-    let id: String = alert["id"].as_str().unwrap().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let id = alert["id"].as_str().unwrap().bytes().fold(String::new(), |id, byte| format!("{id}%{byte:02X}"));
     let noted = appliance.ask("POST", &format!("/alerts/{id}/acknowledge"), r#"{"name":"Ada"}"#);
     assert_eq!(noted.status, 200, "{noted:?}");
     appliance.until("the problem goes", |status| problem(status).is_none());

@@ -80,6 +80,7 @@ fn round(mean: f64) -> f64 {
     (mean * 1e9).round() / 1e9
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made in place by every caller")]
 fn step(engine: &mut Engine, input: Input) -> Step {
     let mut step = Step::default();
     engine.step(&input, &mut step);
