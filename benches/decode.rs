@@ -13,7 +13,7 @@ use qadf_edge::{
 const ROWS: usize = 1_000;
 
 fn context() -> Context {
-    Context { source: "floor".into(), partition: "plant/a".into(), arrival: Timestamp(77) }
+    Context::new("floor".into(), "plant/a".into(), Timestamp(77))
 }
 
 fn routes() -> Routes {

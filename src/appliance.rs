@@ -31,12 +31,14 @@ mod space;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::{JoinSet, spawn_blocking},
@@ -200,7 +202,8 @@ impl Appliance {
         );
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(publisher.snapshot()));
         appliance.snapshot = snapshot.clone();
-        appliance.others.spawn(publisher.run(snapshot_sender, appliance.stop_others.subscribe()));
+        let task = publisher.run(snapshot_sender, appliance.stop_others.subscribe());
+        guard(&mut appliance.others, &appliance.shared, "the status".to_owned(), task);
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
         let streams = appliance.config.streams();
         let desk = acts::Desk {
@@ -211,11 +214,14 @@ impl Appliance {
             streams,
             rows: posted,
         };
-        appliance.others.spawn(desk.run(api_asked, appliance.stop_others.subscribe()));
+        let task = desk.run(api_asked, appliance.stop_others.subscribe());
+        guard(&mut appliance.others, &appliance.shared, "the API".to_owned(), task);
         let token = appliance.config.http.token.clone();
         let handle = api::Handle { snapshot, requests: api_requests, events, token };
-        appliance.others.spawn(api::serve(api_listener, handle.clone(), appliance.stop_others.subscribe()));
-        appliance.others.spawn(api::serve_metrics(metrics_listener, handle, appliance.stop_others.subscribe()));
+        let task = api::serve(api_listener, handle.clone(), appliance.stop_others.subscribe());
+        guard(&mut appliance.others, &appliance.shared, "the API".to_owned(), task);
+        let task = api::serve_metrics(metrics_listener, handle, appliance.stop_others.subscribe());
+        guard(&mut appliance.others, &appliance.shared, "the metrics page".to_owned(), task);
         Ok(appliance)
     }
 
@@ -224,8 +230,14 @@ impl Appliance {
             let status = Arc::new(ingest::SourceStatus::default());
             self.source_statuses.push(Arc::clone(&status));
             let (sender, receiver) = mpsc::channel(PARCELS_MAX);
-            self.intakes.spawn(self.intake.clone().run(receiver));
-            self.sources.spawn(ingest::run(entry.source.clone(), sender, status, self.stop_sources.subscribe()));
+            guard(
+                &mut self.intakes,
+                &self.shared,
+                format!("the intake of source `{}`", entry.source.id),
+                self.intake.clone().run(receiver),
+            );
+            let run = ingest::run(entry.source.clone(), sender, status, self.stop_sources.subscribe());
+            guard(&mut self.sources, &self.shared, format!("source `{}`", entry.source.id), run);
         }
     }
 
@@ -265,7 +277,7 @@ impl Appliance {
                 stop: self.stop_sinks.subscribe(),
                 stalled_after: STALLED_AFTER,
             };
-            self.sinks.spawn(deliver::supervise(supervised, open));
+            guard(&mut self.sinks, &self.shared, format!("sink `{}`", sink.id), deliver::supervise(supervised, open));
         }
         for (number, channel) in self.config.alerts.channels.iter().enumerate() {
             // No rows, and the alerts of all pipelines; a new channel does not tell of the past.
@@ -277,7 +289,7 @@ impl Appliance {
             let config = deliver::Config { seed: u64::MAX - number as u64, ..deliver::Config::default() };
             let far = Channel::new(identity.clone(), channel.far.clone(), channel.min_severity);
             let (committed, stop, id) = (committed.clone(), self.stop_sinks.subscribe(), Arc::clone(&channel.id));
-            self.sinks.spawn(async move {
+            guard(&mut self.sinks, &self.shared, format!("alert channel `{id}`"), async move {
                 if let Err(error) = deliver::run(config, far, backlog, committed, counters, stop).await {
                     tracing::error!(channel = %id, "the alert channel ended: {error}");
                 }
@@ -384,6 +396,16 @@ impl Appliance {
         }
         summary
     }
+}
+
+/// Runs a task; one that panics makes the appliance fail, so that nothing goes on without it unseen.
+fn guard(tasks: &mut JoinSet<()>, shared: &Arc<fold::Shared>, what: String, task: impl Future<Output = ()> + Send + 'static) {
+    let shared = Arc::clone(shared);
+    tasks.spawn(async move {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            shared.fail(format!("{what} panicked"));
+        }
+    });
 }
 
 async fn finish(tasks: &mut JoinSet<()>) {

@@ -283,6 +283,7 @@ impl Engine {
             let pipeline = &mut self.pipelines[index];
             if pipeline.stream.id == batch.stream.id {
                 pipeline.process(batch, &flow, &rights, self.emit, &mut self.alarms, step);
+                pipeline.counters.flagged += if pipeline.running { future.len() as u64 } else { 0 };
             } else if pipeline.join_with.contains(&batch.stream.id) {
                 let left = self.places.get(&pipeline.stream.id).map_or(i64::MIN, |at| self.streams[*at].watermarks.combined().0);
                 pipeline.process_right(batch, &flow, left, step);

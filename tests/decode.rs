@@ -13,7 +13,7 @@ fn stream() -> Arc<Stream> {
 }
 
 fn context() -> Context {
-    Context { source: "floor".into(), partition: "plant/a".into(), arrival: Timestamp(77) }
+    Context::new("floor".into(), "plant/a".into(), Timestamp(77))
 }
 
 fn json_with(stream: Stream, text: &[u8]) -> Decoded {

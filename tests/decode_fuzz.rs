@@ -35,7 +35,7 @@ struct Subject {
 }
 
 fn context() -> Context {
-    Context { source: "floor".into(), partition: "line".into(), arrival: Timestamp(1) }
+    Context::new("floor".into(), "line".into(), Timestamp(1))
 }
 
 fn stream() -> Arc<Stream> {

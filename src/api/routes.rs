@@ -25,7 +25,7 @@ use super::{
 use crate::{model::Timestamp, status};
 
 /// The largest body of `POST /rows`.
-const BODY_BYTES_MAX: usize = 16 << 20;
+const BODY_BYTES_MAX: usize = 8 << 20;
 /// The most rows an answer holds unless asked for fewer.
 const ROWS_MAX: usize = 100_000;
 /// How long the appliance may take to answer.

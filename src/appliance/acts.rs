@@ -100,7 +100,7 @@ impl Desk {
 
     fn decode(&self, body: &[u8], stream: Option<&str>) -> Result<Decoded, Refusal> {
         let routes = self.routes(stream)?;
-        let context = Context { source: SOURCE.into(), partition: SOURCE.into(), arrival: now() };
+        let context = Context::new(SOURCE.into(), SOURCE.into(), now());
         let mut decoded = Decoded::default();
         let first = body.iter().position(|byte| !byte.is_ascii_whitespace());
         let is_array = first.is_some_and(|at| body[at] == b'[');

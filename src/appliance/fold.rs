@@ -121,6 +121,11 @@ impl Shared {
         locked(&self.beat).elapsed()
     }
 
+    /// Something has ended that should not: the process has to start again.
+    pub fn fail(&self, why: String) {
+        locked(&self.failure).get_or_insert(why);
+    }
+
     /// Why the thread has ended on its own, if it has.
     pub fn failure(&self) -> Option<String> {
         locked(&self.failure).clone()

@@ -136,7 +136,7 @@ fn dead_letter(reject: Reject) -> DeadLetter {
     DeadLetter {
         source: reject.source,
         partition: reject.partition,
-        stream: None,
+        stream: reject.stream,
         arrival: reject.arrival,
         reason: "undecodable".to_owned(),
         detail: reject.reason,

@@ -127,7 +127,7 @@ impl Fold {
 fn decoded(rows: &[u8], lane: &crate::engine::StreamLane) -> Result<Batch, Refusal> {
     let streams = [Arc::clone(&lane.stream)];
     let routes = Routes::by_row(&streams, Some(&*lane.stream.id)).map_err(|error| Refusal::Failed(error.to_string()))?;
-    let context = Context { source: "api".into(), partition: "api".into(), arrival: now() };
+    let context = Context::new("api".into(), "api".into(), now());
     let mut decoded = Decoded::in_order();
     Json::new(routes).message(rows, &context, &mut decoded);
     let (inputs, rejects) = decoded.into_inputs();

@@ -231,7 +231,7 @@ impl Tape {
             Box::new(File::open(path).map_err(|error| Failure::Failed(format!("cannot read {}: {error}", path.display())))?)
         };
         let name: Arc<str> = path.to_string_lossy().into();
-        let context = Context { source: Arc::clone(&name), partition: name, arrival: Timestamp(0) };
+        let context = Context::new(Arc::clone(&name), name, Timestamp(0));
         let mut tape = Self {
             path: path.to_owned(),
             source,

@@ -129,7 +129,8 @@ pub struct Config {
     pub limits: ReadLimits,
     /// From one parcel to the next, while parcels are not full.
     pub linger: Duration,
-    /// After this an attempt has failed; a frozen server looks like this.
+    /// After this an attempt has failed; a frozen server looks like this. A batch of more rows than `limits` is one parcel all the same, and
+    /// has as much more time.
     pub attempt_within: Duration,
     /// How long an attempt under way may still take after the order to stop.
     pub stop_within: Duration,
@@ -312,14 +313,16 @@ impl<W: World, C: Connect, B: Backlog> Courier<W, C, B> {
     async fn deliver(&mut self, parcel: &Arc<Parcel>) -> Option<Result<Delivered, SinkError>> {
         let Self { world, config, link, stop, .. } = self;
         let (link, mut stop) = (link.as_mut()?, stop.clone());
+        let times = 1 + parcel.row_count() / config.limits.rows.max(1);
+        let allowed = config.attempt_within * u32::try_from(times).unwrap_or(u32::MAX);
         let stopped = async {
             drop(stop.wait_for(|stop| *stop).await);
             world.sleep(config.stop_within).await;
         };
         tokio::select! {
             biased;
-            outcome = within(world, config.attempt_within, link.deliver(parcel)) => {
-                Some(outcome.unwrap_or_else(|| Err(no_answer(config.attempt_within))))
+            outcome = within(world, allowed, link.deliver(parcel)) => {
+                Some(outcome.unwrap_or_else(|| Err(no_answer(allowed))))
             }
             () = stopped => None,
         }

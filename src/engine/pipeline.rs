@@ -41,7 +41,7 @@ pub struct PipelineCounters {
     pub filtered: u64,
     /// Rows that were too late for a window or join.
     pub late: u64,
-    /// Rows that a checkpoint marked.
+    /// Rows that were marked: by a checkpoint, or because their time is too far ahead.
     pub flagged: u64,
     /// Rows that a checkpoint rejected.
     pub rejected: u64,

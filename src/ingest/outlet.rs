@@ -170,7 +170,7 @@ mod tests {
     fn rows(count: usize) -> Decoded {
         let mut decoded = Decoded::default();
         let routes = Routes::one(&Arc::new(Stream::new("a", &[], &[]))).unwrap();
-        let context = Context { source: "s".into(), partition: "p".into(), arrival: Timestamp(0) };
+        let context = Context::new("s".into(), "p".into(), Timestamp(0));
         Json::new(routes).message(format!("[{}{{}}]", "{\"time\":1},".repeat(count)).as_bytes(), &context, &mut decoded);
         decoded
     }

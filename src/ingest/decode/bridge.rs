@@ -408,7 +408,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000_000);
 
     fn context() -> Context {
-        Context { source: "s".into(), partition: "s".into(), arrival: NOW }
+        Context::new("s".into(), "s".into(), NOW)
     }
 
     fn streams() -> Vec<Arc<Stream>> {

@@ -115,6 +115,11 @@ impl Routes {
         Ok(Self { columns: columns.into(), default, by_row: streams.len() > 1 })
     }
 
+    /// The stream that a row without a name belongs to, if there is one.
+    pub fn default_stream(&self) -> Option<Arc<str>> {
+        self.default.map(|place| Arc::clone(&self.columns[place].stream.id))
+    }
+
     /// Whether rows must be looked at to know their stream.
     pub(super) const fn is_by_row(&self) -> bool {
         self.by_row

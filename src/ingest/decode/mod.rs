@@ -60,6 +60,22 @@ pub struct Context {
     pub partition: Arc<str>,
     /// By the appliance's clock.
     pub arrival: Timestamp,
+    /// What refused bytes would have been rows of, where only one stream comes in question.
+    pub stream: Option<Arc<str>>,
+}
+
+impl Context {
+    /// Of bytes that may be rows of any stream.
+    pub const fn new(source: Arc<str>, partition: Arc<str>, arrival: Timestamp) -> Self {
+        Self { source, partition, arrival, stream: None }
+    }
+
+    /// Of bytes that a decoder with these routes takes.
+    #[must_use]
+    pub fn along(mut self, routes: &Routes) -> Self {
+        self.stream = routes.default_stream();
+        self
+    }
 }
 
 /// A row, line, frame or message that was refused: the dead-letter lane's raw material.
@@ -71,6 +87,8 @@ pub struct Reject {
     pub partition: Arc<str>,
     /// When it came in.
     pub arrival: Timestamp,
+    /// The stream it was for, where that is known.
+    pub stream: Option<Arc<str>>,
     /// What is wrong and with what; says so if `raw` is not all of it.
     pub reason: String,
     /// The bytes as they came, at most [`REJECT_BYTES_MAX`].
@@ -177,6 +195,7 @@ impl Decoded {
             source: Arc::clone(&context.source),
             partition: Arc::clone(&context.partition),
             arrival: context.arrival,
+            stream: context.stream.clone(),
             reason,
             raw: kept.to_vec(),
         });
@@ -227,7 +246,7 @@ mod tests {
     use super::*;
 
     fn context() -> Context {
-        Context { source: "s".into(), partition: "s/0".into(), arrival: Timestamp(9) }
+        Context::new("s".into(), "s/0".into(), Timestamp(9))
     }
 
     #[test]

@@ -486,7 +486,7 @@ mod tests {
         let registers = [register("c", 20, F32), scaled, register("layer", 11, U16)];
         let poll = poll(Big, &registers).unwrap();
         assert_eq!(poll.requests().len(), 2);
-        let context = Context { source: "s".into(), partition: "p".into(), arrival: Timestamp(7) };
+        let context = Context::new("s".into(), "p".into(), Timestamp(7));
         let mut out = Decoded::default();
         poll.row(&[100, 3, 0x4148, 0], b"raw", &context, &mut out);
         poll.row(&[100, 3, 0x7fc0, 0], b"raw", &context, &mut out);

@@ -323,7 +323,7 @@ impl Tail {
 
     /// Decodes what was read (`None` = the file ended), and hands it on.
     async fn decode(&mut self, open: &mut Open, bytes: Option<&[u8]>, outlet: &mut Outlet<Receipt>) -> Result<(), InboxError> {
-        let context = Context { source: Arc::clone(&self.id), partition: Arc::clone(&self.partition), arrival: now() };
+        let context = Context::new(Arc::clone(&self.id), Arc::clone(&self.partition), now()).along(&self.config.routes);
         let mut decoded = Decoded::default();
         if let Some(bytes) = bytes {
             self.status.arrived(context.arrival);

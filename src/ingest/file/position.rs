@@ -123,7 +123,7 @@ mod tests {
     fn decode(lines: &str) -> Decoded {
         let streams = ["a", "b"].map(|id| Arc::new(Stream::new(id, &[], &[])));
         let mut decoded = Decoded::default();
-        let context = Context { source: "s".into(), partition: "p".into(), arrival: Timestamp(0) };
+        let context = Context::new("s".into(), "p".into(), Timestamp(0));
         JsonLines::new(Routes::by_row(&streams, None).unwrap()).feed(lines.as_bytes(), &context, &mut decoded);
         decoded
     }

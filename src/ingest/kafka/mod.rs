@@ -116,6 +116,8 @@ struct Reader {
     id: Arc<str>,
     options: KafkaOptions,
     json: Json,
+    /// What its rows are of, if it carries one stream.
+    stream: Option<Arc<str>>,
     partitions: HashMap<(String, i32), Arc<Partition>>,
     status: Arc<SourceStatus>,
     commits: Commits,
@@ -134,6 +136,7 @@ pub(super) async fn run(
     let mut reader = Reader {
         id,
         options: config.options,
+        stream: config.routes.default_stream(),
         json: Json::new(config.routes),
         partitions: HashMap::new(),
         status: Arc::clone(&status),
@@ -279,7 +282,8 @@ impl Reader {
     /// Decodes `first` and what waits behind it, up to an error.
     fn gather(&mut self, first: BorrowedMessage<'_>, consumer: &StreamConsumer) -> (Decoded, Vec<Receipt>, Option<KafkaError>) {
         let (mut decoded, mut receipts): (Decoded, Vec<Receipt>) = Default::default();
-        let mut context = Context { source: Arc::clone(&self.id), partition: Arc::clone(&self.id), arrival: now() };
+        let context = Context::new(Arc::clone(&self.id), Arc::clone(&self.id), now());
+        let mut context = Context { stream: self.stream.clone(), ..context };
         self.status.arrived(context.arrival);
         let mut next = Some(Ok(first));
         for _ in 0..PARCEL_RECORDS_MAX {

@@ -86,7 +86,7 @@ mod tests {
     fn read(records: &[(i64, i64, &str)]) -> Vec<(String, i64, i64)> {
         let streams = ["a", "b"].map(|id| Arc::new(Stream::new(id, &[], &[])));
         let mut json = Json::new(Routes::by_row(&streams, Some("a")).unwrap());
-        let context = Context { source: "s".into(), partition: "t/0".into(), arrival: Timestamp(0) };
+        let context = Context::new("s".into(), "t/0".into(), Timestamp(0));
         let mut decoded = Decoded::default();
         for (offset, time_ms, text) in records {
             let before = rows(&decoded);

@@ -158,8 +158,12 @@ impl<'c> Decoders<'c> {
             }
         }
         let topic = self.topic(&received.message.topic);
-        let context = Context { source: Arc::clone(&self.source), partition: topic.partition, arrival };
-        match topic.subscription.map(|index| &mut self.subscriptions[index].1) {
+        let mut context = Context::new(Arc::clone(&self.source), topic.partition, arrival);
+        let subscription = topic.subscription.map(|index| &mut self.subscriptions[index]);
+        if let Some((subscription, _)) = &subscription {
+            context = context.along(&subscription.routes);
+        }
+        match subscription.map(|(_, decoder)| decoder) {
             Some(Decoder::Json(json)) => json.message(&received.message.payload, &context, out),
             Some(Decoder::Sparkplug(sparkplug)) => {
                 sparkplug.message(&received.message.topic, &received.message.payload, &context, out);

@@ -88,6 +88,8 @@ struct Line {
     parity: SerialParity,
     stop_bits: SerialStopBits,
     status: Arc<SourceStatus>,
+    /// What its rows are of, if it carries one stream.
+    stream: Option<Arc<str>>,
 }
 
 /// What is said over an open line.
@@ -114,7 +116,8 @@ pub(super) async fn run(
     shutdown: watch::Receiver<bool>,
 ) {
     let SerialConfig { baud, parity, stop_bits, .. } = config;
-    let line = Line { id, device: config.device.as_str().into(), baud, parity, stop_bits, status };
+    let stream = config.routes.default_stream();
+    let line = Line { id, device: config.device.as_str().into(), baud, parity, stop_bits, status, stream };
     match config.codec {
         SerialCodec::Bridge { streams } => keep_open(&line, BridgeLine::new(streams), inbox, shutdown).await,
         SerialCodec::JsonLines => keep_open(&line, Lines::json(config.routes), inbox, shutdown).await,
@@ -162,7 +165,7 @@ impl Line {
 
     /// Of what comes in now.
     fn context(&self) -> Context {
-        Context { source: Arc::clone(&self.id), partition: Arc::clone(&self.device), arrival: now() }
+        Context { stream: self.stream.clone(), ..Context::new(Arc::clone(&self.id), Arc::clone(&self.device), now()) }
     }
 
     /// Why a read ends the session.

@@ -99,7 +99,7 @@ impl Host {
     fn hears(&mut self, topic: &str, message: &Message) -> (Vec<String>, Vec<String>, Vec<Notice>) {
         let mut out = Decoded::default();
         let partition = Sparkplug::partition(topic).unwrap_or_default();
-        let context = Context { source: "floor".into(), partition: partition.into(), arrival: Timestamp(self.arrival_ns) };
+        let context = Context::new("floor".into(), partition.into(), Timestamp(self.arrival_ns));
         self.sparkplug.message(topic, &message.0, &context, &mut out);
         assert!(out.batches.iter().all(Batch::is_consistent));
         let rows =
@@ -249,7 +249,7 @@ fn a_bad_row_is_refused_alone_and_its_bytes_decode_again() {
     let bad = aliased(1).varint(3, 4000).bytes(15, b"high");
     let data = payload(5000, 1).metric(&aliased(1).double(1.0)).metric(&bad);
     let mut out = Decoded::default();
-    let context = Context { source: "s".into(), partition: "p".into(), arrival: Timestamp(0) };
+    let context = Context::new("s".into(), "p".into(), Timestamp(0));
     host.sparkplug.message("spBv1.0/plant/NDATA/gateway", &data.0, &context, &mut out);
     assert_eq!((out.rows(), out.rejects.len()), (1, 1));
     assert_eq!(out.rejects[0].reason, "metric `Chamber_Oxygen` must be a number");
