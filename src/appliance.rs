@@ -12,11 +12,12 @@
 //! Ending: sources stop and drain, the engine goes through all that was committed and writes a last checkpoint, sinks get a moment
 //! to deliver, the store closes.
 //!
-//! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot; [`acts`]: what the API asks
-//!   of the engine; [`space`]: of its grids; [`layers`]: layers that left memory; [`mod@recorded`]: rows of the past; [`orders`]: acts
+//! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot, [`view`] the engine's part of it, [`shared`] what its thread
+//!   shows; [`acts`]: what the API asks of the engine, [`answer`] what answers are made with; [`space`]: of its grids; [`layers`]: layers that left memory; [`mod@recorded`]: rows of the past; [`orders`]: acts
 //!   through the inbox; [`reports`]: troubles of its own; [`process`]: processor time and memory.
 
 mod acts;
+mod answer;
 mod fold;
 mod intake;
 pub mod layers;
@@ -26,7 +27,9 @@ mod process;
 mod publish;
 mod recorded;
 mod reports;
+mod shared;
 mod space;
+mod view;
 
 use std::{
     collections::BTreeMap,
@@ -55,10 +58,10 @@ use crate::{
     store::{StartAt, Store, StoreConfig, StoreError, WhenFull},
 };
 
-pub use fold::Figures;
 pub use intake::Intake;
 pub use process::{Usage, file_system};
 pub use recorded::{RecordedError, Wanted, recorded};
+pub use shared::Figures;
 
 /// Questions of API clients that wait for the engine.
 const REQUESTS_MAX: usize = 64;
@@ -104,7 +107,7 @@ pub struct Appliance {
     config: Config,
     store: Option<Arc<Store>>,
     fold: Option<JoinHandle<()>>,
-    shared: Arc<fold::Shared>,
+    shared: Arc<shared::Shared>,
     sources: JoinSet<()>,
     source_statuses: Vec<Arc<ingest::SourceStatus>>,
     intakes: JoinSet<()>,
@@ -155,7 +158,7 @@ impl Appliance {
         let committed = Arc::new(committed);
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
-        let shared = Arc::new(fold::Shared::default());
+        let shared = Arc::new(shared::Shared::default());
         let fold = fold::Fold::new(fold::Parts {
             engine: opened.engine,
             store: Arc::clone(&store),
@@ -377,7 +380,7 @@ impl Appliance {
             tracing::error!("the engine's thread panicked; the next start goes on from its last checkpoint");
         }
         // The last look, with everything processed; also gives sinks the time of one round.
-        tokio::time::sleep(publish::INTERVAL * 2).await;
+        tokio::time::sleep(view::INTERVAL * 2).await;
         let _ = self.stop_sinks.send(true);
         if tokio::time::timeout(DELIVER_MAX, finish(&mut self.sinks)).await.is_err() {
             self.sinks.abort_all();
@@ -399,7 +402,7 @@ impl Appliance {
 }
 
 /// Runs a task; one that panics makes the appliance fail, so that nothing goes on without it unseen.
-fn guard(tasks: &mut JoinSet<()>, shared: &Arc<fold::Shared>, what: String, task: impl Future<Output = ()> + Send + 'static) {
+fn guard(tasks: &mut JoinSet<()>, shared: &Arc<shared::Shared>, what: String, task: impl Future<Output = ()> + Send + 'static) {
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {

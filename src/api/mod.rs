@@ -9,6 +9,7 @@
 //! - [`problem`]: errors as problem documents.
 //! - [`guard`]: the bearer token that is needed off loopback.
 
+mod ask;
 pub mod guard;
 pub mod openapi;
 pub mod problem;

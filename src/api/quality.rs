@@ -10,8 +10,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     Act, AlertFilter, Handle,
+    ask::{Parameters, answer, invalid, number, time},
     problem::Problem,
-    routes::{Parameters, answer, invalid, number, time},
 };
 use crate::model::{Key, Order, Severity};
 

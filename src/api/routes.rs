@@ -1,11 +1,11 @@
 //! The endpoints, one short function each.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    extract::{DefaultBodyLimit, Path, State},
     http::{StatusCode, header},
     middleware,
     response::{
@@ -15,10 +15,12 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Value, json};
-use tokio::sync::{broadcast::error::RecvError, oneshot};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{
-    Act, Handle, Request, Snapshot, guard, openapi,
+    Act, Handle, Snapshot,
+    ask::{Parameters, answer, invalid, number, time},
+    guard, openapi,
     problem::{PROBLEM, Problem},
     quality,
 };
@@ -28,10 +30,6 @@ use crate::{model::Timestamp, status};
 const BODY_BYTES_MAX: usize = 8 << 20;
 /// The most rows an answer holds unless asked for fewer.
 const ROWS_MAX: usize = 100_000;
-/// How long the appliance may take to answer.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
-
-pub(super) type Parameters = Query<HashMap<String, String>>;
 
 /// The router of the API.
 pub fn api(handle: Handle) -> Router {
@@ -100,45 +98,6 @@ async fn unknown(uri: axum::http::Uri) -> Problem {
 
 async fn wrong_method(uri: axum::http::Uri) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} takes another method; see /openapi.json", uri.path()))
-}
-
-fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()
-}
-
-async fn ask(handle: &Handle, act: Act) -> Result<Vec<u8>, Problem> {
-    let (reply, answer) = oneshot::channel();
-    let busy = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the appliance is stopping or overloaded; try again");
-    handle.requests.try_send(Request { act, reply }).map_err(|_| busy())?;
-    match tokio::time::timeout(ANSWER_MAX, answer).await {
-        Ok(Ok(answer)) => answer.map_err(Problem::from),
-        Ok(Err(_)) => Err(busy()),
-        Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no answer in time; try a smaller range")),
-    }
-}
-
-pub(super) async fn answer(handle: &Handle, act: Act, status: StatusCode) -> Response {
-    match ask(handle, act).await {
-        Ok(bytes) => json_bytes(status, bytes),
-        Err(problem) => problem.into_response(),
-    }
-}
-
-pub(super) fn number<T: std::str::FromStr>(parameters: &Parameters, name: &str) -> Result<Option<T>, Problem> {
-    parameters
-        .get(name)
-        .map_or(Ok(None), |text| text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is no number"))))
-}
-
-pub(super) fn time(parameters: &Parameters, name: &str) -> Result<Option<Timestamp>, Problem> {
-    parameters.get(name).map_or(Ok(None), |text| match text.parse::<i64>() {
-        Ok(ns) => Ok(Some(Timestamp(ns))),
-        Err(_) => text.parse().map(Some).map_err(|error: crate::model::ParseTimeError| invalid(error.to_string())),
-    })
-}
-
-pub(super) fn invalid(detail: String) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, detail)
 }
 
 fn snapshot(handle: &Handle) -> Arc<Snapshot> {

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    answer::{SOURCE, refusal, to_bytes},
     fold::Fold,
     intake::Intake,
     locked, now,
@@ -28,11 +29,9 @@ use crate::{
     model::{Batch, Row, Stream},
     spc::{ChartOperator, ChartView},
     status::SourceRows,
-    store::{Reader, StoreError, Writer},
+    store::{Reader, Writer},
 };
 
-/// Who sends rows over HTTP, as a source and a partition.
-pub(super) const SOURCE: &str = "api";
 /// Keys of state that are listed.
 const STATES_MAX: usize = 10_000;
 
@@ -182,14 +181,6 @@ impl Desk {
 
 async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
     spawn_blocking(work).await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
-}
-
-pub(super) fn refusal(error: &StoreError) -> Refusal {
-    if error.is_retryable() { Refusal::Unavailable(error.to_string()) } else { Refusal::Failed(error.to_string()) }
-}
-
-pub(super) fn to_bytes<T: serde::Serialize>(value: &T) -> Answer {
-    serde_json::to_vec(value).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// Recorded rows, at most `limit`; `complete` says whether those are all.

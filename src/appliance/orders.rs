@@ -11,10 +11,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    acts::{refusal, to_bytes},
+    answer::{refusal, to_bytes},
     fold::Fold,
     locked, now,
-    publish::alert_status,
+    view::alert_status,
 };
 use crate::{
     api::{AlertFilter, Answer, Refusal},

@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    acts::{refusal, to_bytes},
+    answer::{refusal, to_bytes},
     fold::Fold,
     layers::{LayerError, bring_back},
 };

@@ -17,6 +17,7 @@ pub mod sources;
 pub mod streams;
 pub mod units;
 pub mod voxels;
+mod words;
 
 use std::{path::Path, sync::Arc};
 
@@ -31,7 +32,7 @@ use crate::{
     engine::{EngineConfig, StreamConfig},
     model::Stream,
 };
-use reader::{Faults, Section, nearest};
+use reader::{Faults, Section};
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -138,16 +139,4 @@ fn read(root: &Section<'_>, unchecked: &Section<'_>) -> Config {
     };
     root.finish();
     config
-}
-
-/// The stream that `key` names; a fault with the nearest known one otherwise.
-fn known_stream(section: &Section<'_>, key: &str, streams: &[StreamConfig]) -> Option<Arc<Stream>> {
-    let name = section.required_string(key)?;
-    if let Some(lane) = streams.iter().find(|lane| *lane.stream.id == *name) {
-        return Some(Arc::clone(&lane.stream));
-    }
-    let hint = nearest(&name, streams.iter().map(|lane| &*lane.stream.id))
-        .map_or_else(|| format!("add [streams.{name}]"), |near| format!("did you mean `{near}`?"));
-    section.fault_at(key, format!("there is no stream `{name}`: {hint}"));
-    None
 }

@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     charts, quality,
     reader::{At, Faults, Section, Value, nearest},
-    service::SEVERITIES,
-    streams::{not_negative, positive},
+    words::{SEVERITIES, group_by, known_stream, not_negative, positive},
 };
 use crate::{
     dataflow::{
@@ -49,7 +48,7 @@ fn pipeline(
     ids: &mut BTreeSet<String>,
 ) -> Option<PipelineConfig> {
     let id = unique_id(section, ids);
-    let stream = super::known_stream(section, "stream", streams);
+    let stream = known_stream(section, "stream", streams);
     let sinks = section.has("sinks").then(|| known_sinks(section, sinks));
     let Some(stream) = stream else {
         section.rest();
@@ -137,23 +136,6 @@ fn derived(section: &Section<'_>, stream: &Stream) -> (Vec<(Arc<str>, String)>, 
         }
     }
     (derive, extended)
-}
-
-/// The tags in `key` that the stream has.
-pub fn group_by(section: &Section<'_>, key: &str, stream: &Stream) -> Vec<Arc<str>> {
-    section
-        .strings(key)
-        .into_iter()
-        .filter_map(|name| {
-            if let Some(at) = stream.tag(&name.value) {
-                return Some(Arc::clone(&stream.tags[at]));
-            }
-            let hint = nearest(&name.value, stream.tags.iter().map(|tag| &**tag))
-                .map_or_else(|| "declare it in `tags`".to_owned(), |near| format!("did you mean `{near}`?"));
-            section.faults.add(&name.span, format!("the stream `{}` has no tag `{}`: {hint}", stream.id, name.value));
-            None
-        })
-        .collect()
 }
 
 #[derive(Clone, Copy)]
@@ -258,7 +240,7 @@ fn join(
     used: &mut BTreeSet<String>,
 ) -> Option<(Arc<str>, JoinConfig)> {
     let id = unique_id(section, used);
-    let with = super::known_stream(section, "with", streams);
+    let with = known_stream(section, "with", streams);
     let on = group_by(section, "on", stream);
     if let Some(with) = &with {
         for tag in on.iter().filter(|tag| with.tag(tag).is_none()) {

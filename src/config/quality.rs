@@ -7,8 +7,7 @@ use std::{
 
 use super::{
     reader::{At, Section, Value, nearest},
-    service::SEVERITIES,
-    streams::positive,
+    words::{SEVERITIES, group_by, positive},
 };
 use crate::{
     model::{Severity, Signal, Stream},
@@ -91,7 +90,7 @@ pub fn threshold(value: &Value<'_>, stream: &Stream, used: &mut BTreeSet<String>
         known_signal(&section, &name, &stream.signals)
     });
     let severity = section.choice_or("severity", &SEVERITIES, Severity::High);
-    let group_by = super::pipelines::group_by(&section, "group_by", stream);
+    let group_by = group_by(&section, "group_by", stream);
     let limit = limit(&section, kind);
     section.finish();
     Some(ThresholdConfig { name: name?.as_str().into(), signal: signal?, limit: limit?, severity, group_by })

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     reader::{Section, Value},
-    streams::{not_negative, positive},
+    words::{SEVERITIES, not_negative, positive},
 };
 use crate::{
     deliver::channel::{Far, email, mqtt, webhook},
@@ -111,10 +111,6 @@ pub fn store(root: &Section<'_>) -> StoreSection {
     }
     store
 }
-
-/// The words for severities.
-pub const SEVERITIES: [(&str, Severity); 4] =
-    [("low", Severity::Low), ("medium", Severity::Medium), ("high", Severity::High), ("critical", Severity::Critical)];
 
 /// Reads `[alerts]`.
 pub fn alerts(root: &Section<'_>, appliance: &str, sinks: &[Arc<str>]) -> AlertsSection {

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::reader::{At, Section};
+use super::{
+    reader::{At, Section},
+    words::not_negative,
+};
 use crate::{
     dataflow::{AllIdle, WatermarkConfig, WatermarkMode},
     engine::StreamConfig,
@@ -88,26 +91,6 @@ fn watermark(section: &Section<'_>) -> WatermarkConfig {
     let all_idle = [("close", AllIdle::Close), ("flush", AllIdle::Flush), ("hold", AllIdle::Hold)];
     config.all_idle = table.choice_or("all_idle", &all_idle, config.all_idle);
     config
-}
-
-/// A duration that is zero or more.
-pub fn not_negative(section: &Section<'_>, key: &str, default_ns: i64) -> i64 {
-    let ns = section.duration_or(key, default_ns);
-    if ns < 0 {
-        section.fault_at(key, format!("`{}.{key}` is negative: write a duration of zero or more", section.path));
-        return default_ns;
-    }
-    ns
-}
-
-/// A duration above zero; none (and a fault) otherwise.
-pub fn positive(section: &Section<'_>, key: &str) -> Option<i64> {
-    let ns = section.required(key)?.duration()?;
-    if ns <= 0 {
-        section.fault_at(key, format!("`{}.{key}` is not positive: write a duration above zero", section.path));
-        return None;
-    }
-    Some(ns)
 }
 
 fn buffer(section: &Section<'_>) -> (usize, usize) {

@@ -23,7 +23,7 @@ pub fn read(root: &Section<'_>, engine: &EngineConfig) -> Vec<GridSource> {
 }
 
 fn grid(name: &At<String>, section: &Section<'_>, engine: &EngineConfig) -> Option<GridSource> {
-    let stream = super::known_stream(section, "stream", &engine.streams);
+    let stream = super::words::known_stream(section, "stream", &engine.streams);
     let pipeline = pipeline(section, engine);
     let signals = signals(section, stream.as_ref(), pipeline.as_deref(), engine);
     let origin = section.get("origin").and_then(|value| value.numbers()).unwrap_or([0.0; 3]);
@@ -141,7 +141,7 @@ fn finish(section: &Section<'_>, own: Option<&Arc<Stream>>, streams: &[StreamCon
         return Some((Arc::clone(&own.id), super::pipelines::expression(&value, own, Type::Bool)?));
     }
     let table = value.section()?;
-    let stream = super::known_stream(&table, "stream", streams);
+    let stream = super::words::known_stream(&table, "stream", streams);
     let when = table
         .required("when")
         .zip(stream.as_ref())

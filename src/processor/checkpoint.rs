@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::life::ProcessorError;
+use super::error::ProcessorError;
 
 const FORMAT: u32 = 1;
 const KEPT: usize = 2;

@@ -287,3 +287,9 @@ impl WindowSpec {
         Ok(config)
     }
 }
+
+/// Time since 1970 by the clock of this machine.
+pub(super) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Timestamp(ns(since))
+}

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     DeadLetter, DeliveryGuarantee, Source, Stream, StreamConfig, Untimed,
+    error::ProcessorError,
     letters::Letters,
     run::{AnySource, Feed, Runner},
     step::{Counts, Step},
@@ -28,29 +29,6 @@ pub enum Status {
     Stopped,
     /// Ended by an error, see [`StreamProcessor::error`].
     Failed,
-}
-
-/// Why a processor does not start, or has ended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProcessorError {
-    /// It was started before.
-    #[error("the processor has been started already: make a new one")]
-    Started,
-    /// What was asked for makes no sense.
-    #[error("{0}")]
-    Configuration(String),
-    /// Its checkpoints cannot be written, or do not fit.
-    #[error("checkpoint: {0}")]
-    Checkpoint(String),
-    /// A source, a step or a sink failed for good.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl ProcessorError {
-    pub(super) fn checkpoint(error: impl std::fmt::Display) -> Self {
-        Self::Checkpoint(error.to_string())
-    }
 }
 
 /// Rows through one step.

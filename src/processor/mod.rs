@@ -44,6 +44,7 @@
 mod checkpoint;
 mod chunk;
 mod config;
+mod error;
 mod generator;
 mod kafka;
 mod letters;
@@ -60,12 +61,13 @@ mod text;
 mod windowed;
 
 pub use config::{DeliveryGuarantee, SessionWindow, SlidingWindow, StreamConfig, TumblingWindow, Watermark, WindowSpec};
+pub use error::{ProcessorError, SinkError};
 pub use generator::GeneratorSource;
 pub use kafka::{KafkaSink, KafkaSource};
 pub use letters::DeadLetter;
-pub use life::{Metrics, ProcessorError, Status, StepMetrics, StreamProcessor};
+pub use life::{Metrics, Status, StepMetrics, StreamProcessor};
 pub use memory::{Closed, CountingSink, Emitter, MemorySink, MemorySource, channel};
-pub use sink::{Sink, SinkError};
+pub use sink::Sink;
 pub use source::{Poll, Polled, Source, SourceError};
 pub use state::KeyedState;
 pub use stream::{Stream, Timed, Untimed};

@@ -12,9 +12,10 @@ use super::{
     DeadLetter, DeliveryGuarantee, Poll, Polled, Source, StreamConfig,
     checkpoint::{Checkpoints, FlowState, Saved},
     chunk::{Chunk, Turn},
-    life::{ABORT, Figures, FlowPlan, ProcessorError, RUN, Shared, locked},
+    config::now,
+    error::ProcessorError,
+    life::{ABORT, Figures, FlowPlan, RUN, Shared, locked},
     step::{AnyChunk, Around, Counts, Step},
-    stream::now,
 };
 
 /// How long the thread sleeps when no source has anything.

@@ -15,7 +15,7 @@ use std::{
 
 use rustc_hash::FxBuildHasher;
 
-use super::{chunk::Turn, life::ProcessorError};
+use super::{chunk::Turn, error::ProcessorError};
 use crate::{
     dataflow::{Flow, WindowConfig, WindowError, WindowOperator, WindowState, drive::drive_some},
     model::{Batch, Body, Output, Seq, Stream, Timestamp, WindowResult},

@@ -4,20 +4,9 @@ use std::{marker::PhantomData, thread, time::Duration};
 
 use super::{
     DeliveryGuarantee,
-    life::ProcessorError,
+    error::{ProcessorError, SinkError},
     step::{AnyChunk, Around, Step, chunk_of},
 };
-
-/// Why a sink did not take rows.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SinkError {
-    /// It may take them later: the same rows are written again, with growing waits.
-    #[error("{0}")]
-    Retry(String),
-    /// It never will: the processor fails.
-    #[error("{0}")]
-    Fatal(String),
-}
 
 /// Something that takes rows. `write` alone makes one that is delivered to at least once; with `flush` and `rewind`, or `commit` and `committed`,
 /// it can take part in exactly once.

@@ -14,7 +14,7 @@ use crate::model::Flags;
 use super::{
     chunk::{Chunk, Turn},
     config::ns,
-    life::ProcessorError,
+    error::ProcessorError,
     step::{AnyChunk, Around, Step, chunk_of},
 };
 

@@ -4,9 +4,9 @@ use std::{any::Any, marker::PhantomData, sync::Arc};
 
 use super::{
     chunk::Chunk,
+    error::ProcessorError,
+    error::SinkError,
     letters::{DeadLetter, Letters},
-    life::ProcessorError,
-    sink::SinkError,
 };
 
 /// A chunk of rows of some type; a step knows which.

@@ -1,11 +1,12 @@
 //! The steps of a flow, one call each.
 
-use std::{fmt::Display, marker::PhantomData, sync::Arc, time::Duration};
+use std::{fmt::Display, marker::PhantomData, sync::Arc};
 
 use super::{
     KeyedState, Sink, Watermark, WindowSpec, Windowed,
     chunk::{Chunk, Turn},
-    life::{FlowPlan, ProcessorError},
+    error::ProcessorError,
+    life::FlowPlan,
     sink::SinkStep,
     step::{AnyChunk, Apply, Around, Step, chunk_of},
 };
@@ -223,10 +224,4 @@ impl<T: Send + 'static> Step for Clock<T> {
         self.watermarks.restore(state);
         Ok(())
     }
-}
-
-/// Time since 1970 by the clock of this machine.
-pub(super) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Timestamp(super::config::ns(since))
 }

@@ -7,7 +7,8 @@ use rustc_hash::FxHashMap;
 use super::{
     Sink, Stream, Timed, WindowSpec,
     chunk::{Chunk, Turn},
-    life::{FlowPlan, ProcessorError},
+    error::ProcessorError,
+    life::FlowPlan,
     shards::{Job, Outcome, Shards, shard_of_text},
     sink::SinkStep,
     step::{AnyChunk, Around, Counts, Step, chunk_of},
