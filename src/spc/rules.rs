@@ -30,6 +30,10 @@ use crate::model::Severity;
 
 use super::config::{Conventions, RuleSides};
 
+mod block;
+
+pub use block::{BLOCK_MAX, Block};
+
 /// A named reason for a violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
@@ -547,6 +551,8 @@ mod tests {
         fn registers_agree_with_the_definitions(
             stretches in proptest::collection::vec((0_u8..6, -14_i32..=14, 1_usize..20), 1..12),
             variant in 0_u8..4,
+            enabled in proptest::prop_oneof![proptest::strategy::Just(0x0fff_u16), 0_u16..0x1000],
+            sizes in proptest::collection::vec(1..=BLOCK_MAX, 1..6),
         ) {
             let conventions = Conventions {
                 trend_points: if variant & 1 == 0 { 6 } else { 7 },
@@ -570,12 +576,30 @@ mod tests {
                     });
                 }
             }
-            let plan = Plan::new(RuleMask(0x0fff), conventions);
+            let plan = Plan::new(RuleMask(enabled), conventions);
             let zones = Zones::new(0.0, 1.0, 3.0, [f64::NEG_INFINITY, f64::INFINITY]);
             let mut state = RuleState::default();
+            let mut states = Vec::new();
             for i in 0..z.len() {
                 let got = state.step(z[i], &zones, &plan);
-                proptest::prop_assert_eq!(got.0, by_definition(&z[..=i], conventions), "point {} of {:?}", i, &z[..=i]);
+                proptest::prop_assert_eq!(got.0, by_definition(&z[..=i], conventions) & enabled, "point {} of {:?}", i, &z[..=i]);
+                states.push(state);
+            }
+            let mut by_block = RuleState::default();
+            let mut rest = &z[..];
+            for size in sizes.iter().cycle() {
+                let points = &rest[..rest.len().min(*size)];
+                if points.is_empty() {
+                    break;
+                }
+                let from = z.len() - rest.len();
+                let block = by_block.block(points, &zones, &plan);
+                for i in 0..points.len() {
+                    let (back, want) = (points.len() - 1 - i, &states[from + i]);
+                    proptest::prop_assert_eq!(&block.state(back), want, "point {} of {:?} in blocks of {:?}", from + i, z, sizes);
+                    proptest::prop_assert_eq!(block.any() >> back & 1 == 1, !want.fired().is_empty());
+                }
+                rest = &rest[points.len()..];
             }
         }
     }
