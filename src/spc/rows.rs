@@ -144,11 +144,15 @@ impl KeyState {
         let spread_rules = (!setup.spread_plan.enabled.is_empty())
             .then(|| self.judge.spread_rules.block(&spreads[..count], &lines.spread, &setup.spread_plan));
         let after = (self.judge.rules, self.judge.spread_rules);
+        let any = rules.any() | spread_rules.as_ref().map_or(0, Block::any);
         let judged = |i: usize| {
             let mut judged = Judged::bare(values[i], spreads[i]);
             (judged.center, judged.lcl, judged.ucl) = (lines.zones.center, lines.zones.lcl, lines.zones.ucl);
-            judged.rules = rules.fired(count - 1 - i);
-            judged.spread_rules = spread_rules.as_ref().map_or(RuleMask::NONE, |rules| rules.fired(count - 1 - i));
+            let back = count - 1 - i;
+            if any >> back & 1 == 1 {
+                judged.rules = rules.fired(back);
+                judged.spread_rules = spread_rules.as_ref().map_or(RuleMask::NONE, |rules| rules.fired(back));
+            }
             judged
         };
         if let Some(recent) = &mut self.recent {
@@ -157,7 +161,6 @@ impl KeyState {
             }
         }
         self.unjudged = false;
-        let any = rules.any() | spread_rules.as_ref().map_or(0, Block::any);
         let mut left = any;
         while left != 0 {
             let back = left.ilog2() as usize;
@@ -167,7 +170,7 @@ impl KeyState {
                 (self.fired, self.spread_fired) = (RuleMask::NONE, RuleMask::NONE);
             }
             // Evidence is read from the registers.
-            self.judge.rules = rules.state(back);
+            self.judge.rules = rules.state(back, values[i]);
             sink.at = segment.seqs.at(from + i);
             self.tell(setup, first + i as u64, segment.time[from + i], &judged(i), &[], sink);
         }

@@ -217,12 +217,19 @@ impl RuleMask {
 
     /// The rules, in order.
     pub fn iter(self) -> impl Iterator<Item = Rule> {
-        Rule::ALL.into_iter().filter(move |rule| self.has(*rule))
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let rule = Rule::ALL.get(left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(*rule)
+        })
     }
 
     /// Their names, in order.
     pub fn names(self) -> Vec<Arc<str>> {
-        self.iter().map(|rule| Arc::clone(&NAMES[rule as usize])).collect()
+        let mut names = Vec::with_capacity(self.0.count_ones() as usize);
+        names.extend(self.iter().map(shared_name));
+        names
     }
 }
 
@@ -432,7 +439,9 @@ impl RuleState {
             Rule::Nelson6 | Rule::WesternElectric3 => u32::from(side(self.zones.get(2), self.zones.get(3)) & 0b1_1111),
             Rule::Nelson7 => last(15),
         };
-        (0..32_u64).rev().filter(|back| bits >> back & 1 == 1 && *back <= index).map(|back| index - back).collect()
+        let mut points = Vec::with_capacity(bits.count_ones() as usize);
+        points.extend((0..32_u64).rev().filter(|back| bits >> back & 1 == 1 && *back <= index).map(|back| index - back));
+        points
     }
 }
 
@@ -596,7 +605,7 @@ mod tests {
                 let block = by_block.block(points, &zones, &plan);
                 for i in 0..points.len() {
                     let (back, want) = (points.len() - 1 - i, &states[from + i]);
-                    proptest::prop_assert_eq!(&block.state(back), want, "point {} of {:?} in blocks of {:?}", from + i, z, sizes);
+                    proptest::prop_assert_eq!(&block.state(back, z[from + i]), want, "point {} of {:?} in blocks of {:?}", from + i, z, sizes);
                     proptest::prop_assert_eq!(block.any() >> back & 1 == 1, !want.fired().is_empty());
                 }
                 rest = &rest[points.len()..];

@@ -23,7 +23,6 @@ const BITS: [u64; BLOCK_MAX] = {
 #[derive(Debug, Clone, Copy)]
 pub struct Block {
     before: RuleState,
-    values: [f64; BLOCK_MAX],
     points: usize,
     enabled: RuleMask,
     limits_only: bool,
@@ -46,9 +45,8 @@ impl Block {
         RuleMask(self.patterns.iter().enumerate().fold(0, |all, pattern| all | ends(pattern))).and(self.enabled)
     }
 
-    /// The state after a point, as [`RuleState::step`] leaves it.
-    pub fn state(&self, back: usize) -> RuleState {
-        let last = self.values[self.points - 1 - back];
+    /// The state after a point, whose value is `last`, as [`RuleState::step`] leaves it.
+    pub fn state(&self, back: usize, last: f64) -> RuleState {
         let fired = self.fired(back).0;
         if self.limits_only {
             return RuleState { last, fired, ..self.before };
@@ -62,34 +60,41 @@ impl Block {
 impl RuleState {
     /// Takes `points` (at least one, at most [`BLOCK_MAX`], none missing) at once.
     pub fn block(&mut self, points: &[f64], zones: &Zones, plan: &Plan) -> Block {
+        if let Ok(full) = points.try_into() {
+            return self.padded(full, BLOCK_MAX, zones, plan);
+        }
         let count = points.len().min(BLOCK_MAX);
-        let mut values = [0.0; BLOCK_MAX];
-        values[..count].copy_from_slice(&points[..count]);
+        let mut padded = [0.0; BLOCK_MAX];
+        padded[..count].copy_from_slice(&points[..count]);
+        self.padded(&padded, count, zones, plan)
+    }
+
+    /// The first `count` of `values`; what stands behind them is shifted out.
+    #[inline]
+    fn padded(&mut self, values: &[f64; BLOCK_MAX], count: usize, zones: &Zones, plan: &Plan) -> Block {
         let mut block = Block {
             before: *self,
-            values,
             points: count,
             enabled: plan.enabled,
             limits_only: plan.limits_only,
             lanes: [[0; 4]; 3],
             patterns: [0; 12],
         };
-        // What stands behind the last point is shifted out.
-        let beyond = mask(&values, |x| (x > zones.ucl) | (x < zones.lcl)) >> (BLOCK_MAX - count);
+        let beyond = mask(values, |x| (x > zones.ucl) | (x < zones.lcl)) >> (BLOCK_MAX - count);
         (block.patterns[0], block.patterns[8]) = (beyond, beyond);
         if !plan.limits_only {
-            self.fill(&mut block, zones);
+            self.fill(&mut block, values, zones);
             block.match_patterns(plan);
         }
-        *self = block.state(0);
+        *self = block.state(0, values[count - 1]);
         block
     }
 
     /// The words of a block: what the registers hold, then its points.
-    fn fill(&self, block: &mut Block, zones: &Zones) {
-        let (values, count) = (&block.values, block.points);
-        let after = |register: u16, new: u64| u64::from(register) << count | new >> (BLOCK_MAX - count);
-        let word = |register: u16, new: u64| after(register, new);
+    #[inline]
+    fn fill(&self, block: &mut Block, values: &[f64; BLOCK_MAX], zones: &Zones) {
+        let count = block.points;
+        let word = |register: u16, new: u64| u64::from(register) << count | new >> (BLOCK_MAX - count);
         let over_1 = word(self.zones.get(2), mask(values, |x| x > zones.plus_1));
         let under_1 = word(self.zones.get(3), mask(values, |x| x < zones.minus_1));
         block.lanes[0] = [
