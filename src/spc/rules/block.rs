@@ -71,6 +71,7 @@ impl RuleState {
 
     /// The first `count` of `values`; what stands behind them is shifted out.
     #[inline]
+    #[expect(clippy::needless_bitwise_bool, reason = "several values an instruction, without a branch")]
     fn padded(&mut self, values: &[f64; BLOCK_MAX], count: usize, zones: &Zones, plan: &Plan) -> Block {
         let mut block = Block {
             before: *self,
@@ -92,6 +93,7 @@ impl RuleState {
 
     /// The words of a block: what the registers hold, then its points.
     #[inline]
+    #[expect(clippy::needless_bitwise_bool, reason = "several values an instruction, without a branch")]
     fn fill(&self, block: &mut Block, values: &[f64; BLOCK_MAX], zones: &Zones) {
         let count = block.points;
         let word = |register: u16, new: u64| u64::from(register) << count | new >> (BLOCK_MAX - count);
