@@ -138,10 +138,10 @@ impl Appliance {
     /// # Errors
     /// What cannot be had: the data directory, an address, the broker's port. A server that is down is no error: its sink retries.
     pub async fn start(mut config: Config, brokers: &mut Brokers) -> Result<Self, StartError> {
-        let api_listener = api::bind(config.http.api).await?;
+        let api_listener = api::bind_api(config.http.api, config.http.tls.as_ref()).await?;
         let metrics_listener = api::bind(config.http.metrics).await?;
-        let local = |listener: &tokio::net::TcpListener, wanted| listener.local_addr().unwrap_or(wanted);
-        let (api_address, metrics_address) = (local(&api_listener, config.http.api), local(&metrics_listener, config.http.metrics));
+        let api_address = api_listener.local_addr().unwrap_or(config.http.api);
+        let metrics_address = metrics_listener.local_addr().unwrap_or(config.http.metrics);
         for entry in &mut config.sources {
             if let (Some(broker), SourceKind::Mqtt(mqtt)) = (entry.broker, &mut entry.source.kind) {
                 mqtt.url = start_broker(broker, brokers).await?;

@@ -19,5 +19,7 @@ mod plant;
 mod process;
 #[path = "appliance/restarts.rs"]
 mod restarts;
+#[path = "appliance/secured.rs"]
+mod secured;
 #[path = "appliance/whole.rs"]
 mod whole;

@@ -7,7 +7,7 @@
 //! - [`routes`]: the endpoints of the contract, section 5, and their OpenAPI document.
 //! - [`quality`]: those that concern alerts, checkpoints and baselines.
 //! - [`problem`]: errors as problem documents.
-//! - [`guard`]: the bearer token that is needed off loopback.
+//! - [`guard`]: the bearer token, and [`tls`], both needed off loopback.
 
 mod ask;
 pub mod guard;
@@ -15,6 +15,7 @@ pub mod openapi;
 pub mod problem;
 pub mod quality;
 pub mod routes;
+pub mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -22,6 +23,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::model::{Order, Severity, Timestamp};
 pub use crate::status::Snapshot;
+use tls::{TlsFiles, TlsListener};
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -204,10 +206,18 @@ pub struct ApiConfig {
 
 /// A listener that could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {listen}: {source}; is another appliance running, or the port taken?")]
-pub struct ListenError {
-    listen: SocketAddr,
-    source: std::io::Error,
+pub enum ListenError {
+    /// The address.
+    #[error("cannot listen on {listen}: {source}; is another appliance running, or the port taken?")]
+    Address {
+        /// Asked for.
+        listen: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The certificate.
+    #[error("no TLS for the API: {0}")]
+    Tls(String),
 }
 
 /// Opens a listener.
@@ -215,11 +225,59 @@ pub struct ListenError {
 /// # Errors
 /// The address is taken, not ours, or not allowed.
 pub async fn bind(listen: SocketAddr) -> Result<tokio::net::TcpListener, ListenError> {
-    tokio::net::TcpListener::bind(listen).await.map_err(|source| ListenError { listen, source })
+    tokio::net::TcpListener::bind(listen).await.map_err(|source| ListenError::Address { listen, source })
+}
+
+/// Opens a listener with TLS if there are files for it.
+///
+/// # Errors
+/// Those of [`bind`], and files that cannot be used.
+pub async fn bind_api(listen: SocketAddr, tls: Option<&TlsFiles>) -> Result<ApiListener, ListenError> {
+    let acceptor = tls.map(TlsFiles::acceptor).transpose().map_err(ListenError::Tls)?;
+    let plain = bind(listen).await?;
+    Ok(match acceptor {
+        None => ApiListener::Plain(plain),
+        Some(acceptor) => {
+            let secured = TlsListener::new(plain, acceptor);
+            ApiListener::Tls(secured.map_err(|source| ListenError::Address { listen, source })?)
+        }
+    })
+}
+
+/// Where the API listens.
+pub enum ApiListener {
+    /// On loopback.
+    Plain(tokio::net::TcpListener),
+    /// Anywhere.
+    Tls(TlsListener),
+}
+
+impl ApiListener {
+    /// The address, with the port that was free if any would do.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        match self {
+            Self::Plain(listener) => listener.local_addr(),
+            Self::Tls(listener) => axum::serve::Listener::local_addr(listener),
+        }
+    }
 }
 
 /// Serves the API until `stop` says so.
-pub async fn serve(listener: tokio::net::TcpListener, handle: Handle, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: ApiListener, handle: Handle, stop: watch::Receiver<bool>) {
+    match listener {
+        ApiListener::Plain(listener) => serve_on(listener, handle, stop).await,
+        ApiListener::Tls(listener) => serve_on(listener, handle, stop).await,
+    }
+}
+
+async fn serve_on<L>(listener: L, handle: Handle, mut stop: watch::Receiver<bool>)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
     let router = routes::api(handle);
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;

@@ -26,7 +26,7 @@ use crate::{
     ingest::{SourceKind, start_broker},
     simulate::{Faults, Outlets, Report, SAMPLES_HZ, Settings, Simulator},
     status::SourceRows,
-    tui,
+    tui::{self, client::Client},
 };
 
 /// What `demo` takes.
@@ -154,8 +154,9 @@ async fn show(arguments: &Arguments, folder: &std::path::Path) -> Result<(Totals
 async fn screen(url: &str, limit: Option<Duration>) -> Result<(), Failure> {
     let over = Arc::new(AtomicBool::new(false));
     let (url, seen, until) = (url.to_owned(), Arc::clone(&over), limit.map(|limit| Instant::now() + limit));
+    let client = Client::new(&url, None, None).map_err(Failure::Failed)?;
     let shown = spawn_blocking(move || {
-        tui::run(&url, None, || seen.load(Ordering::Relaxed) || until.is_some_and(|until| Instant::now() >= until))
+        tui::run(&url, &client, || seen.load(Ordering::Relaxed) || until.is_some_and(|until| Instant::now() >= until))
     });
     let ended = shown.await.map_err(Failure::failed)?;
     over.store(true, Ordering::Relaxed);

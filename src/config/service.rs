@@ -13,6 +13,7 @@ use super::{
     words::{SEVERITIES, not_negative, positive},
 };
 use crate::{
+    api::tls::TlsFiles,
     deliver::channel::{Far, email, mqtt, webhook},
     ingest::MqttUrl,
     model::Severity,
@@ -72,6 +73,8 @@ pub struct HttpSection {
     pub metrics: SocketAddr,
     /// The bearer token; needed off loopback.
     pub token: Option<Arc<str>>,
+    /// Certificate and key; needed off loopback.
+    pub tls: Option<TlsFiles>,
 }
 
 /// Reads `[appliance]`.
@@ -209,15 +212,40 @@ pub fn http(root: &Section<'_>) -> HttpSection {
         let default = SocketAddr::from(([127, 0, 0, 1], port));
         section.map_or(default, |section| address(section, default))
     };
-    let http =
-        HttpSection { api: listen(api.as_ref(), 8080), metrics: listen(metrics.as_ref(), 9090), token: token.map(Into::into) };
+    let http = HttpSection {
+        api: listen(api.as_ref(), 8080),
+        metrics: listen(metrics.as_ref(), 9090),
+        token: token.map(Into::into),
+        tls: api.as_ref().and_then(tls),
+    };
     if let Some(section) = &api
         && !http.api.ip().is_loopback()
-        && http.token.is_none()
     {
-        section.fault_at("listen", "off loopback the API needs a token: set `token_file`, or listen on 127.0.0.1");
+        if http.token.is_none() {
+            section.fault_at("listen", "off loopback the API needs a token: set `token_file`, or listen on 127.0.0.1");
+        }
+        if !section.has("tls") {
+            let advice = "set `tls = { cert_file = ..., key_file = ... }`, or listen on 127.0.0.1";
+            section.fault_at("listen", format!("off loopback the API needs TLS: {advice}"));
+        }
     }
     http
+}
+
+/// Certificate and key, if they can be used.
+fn tls(api: &Section<'_>) -> Option<TlsFiles> {
+    let section = api.section("tls")?;
+    let file = |key| section.required_string(key).map(PathBuf::from);
+    let (cert_file, key_file) = (file("cert_file"), file("key_file"));
+    section.finish();
+    let files = TlsFiles { cert_file: cert_file?, key_file: key_file? };
+    match files.acceptor() {
+        Ok(_) => Some(files),
+        Err(why) => {
+            api.fault_at("tls", why);
+            None
+        }
+    }
 }
 
 fn address(section: &Section<'_>, default: SocketAddr) -> SocketAddr {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
 use crate::api::Snapshot;
 
 /// How long an answer may take before the screen says that there is none.
@@ -16,9 +18,21 @@ pub struct Client {
 
 impl Client {
     /// A client of the API at `url`, such as `http://127.0.0.1:8080`.
-    pub fn new(url: &str, token: Option<String>) -> Self {
-        let agent = ureq::Agent::new_with_config(ureq::config::Config::builder().timeout_global(Some(ANSWER_MAX)).build());
-        Self { agent, url: url.trim_end_matches('/').to_owned(), token }
+    ///
+    /// With `authority`, a certificate as PEM, an appliance that shows one that this vouches for is believed; otherwise those that the
+    /// public authorities vouch for.
+    ///
+    /// # Errors
+    /// `authority` holds no certificate.
+    pub fn new(url: &str, token: Option<String>, authority: Option<&[u8]>) -> Result<Self, String> {
+        let mut config = ureq::config::Config::builder().timeout_global(Some(ANSWER_MAX));
+        if let Some(pem) = authority {
+            let certificate = Certificate::from_pem(pem).map_err(|error| format!("no certificate: {error}"))?;
+            let roots = RootCerts::new_with_certs(&[certificate]);
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        let agent = ureq::Agent::new_with_config(config.build());
+        Ok(Self { agent, url: url.trim_end_matches('/').to_owned(), token })
     }
 
     /// The newest snapshot, or why there is none, in words.

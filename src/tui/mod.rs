@@ -28,11 +28,10 @@ const REFRESH: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The terminal cannot be used.
-pub fn run(url: &str, token: Option<String>, over: impl Fn() -> bool) -> std::io::Result<()> {
-    let client = Client::new(url, token);
+pub fn run(url: &str, client: &Client, over: impl Fn() -> bool) -> std::io::Result<()> {
     let mut view = View::new(url);
     let mut terminal = ratatui::try_init()?;
-    let ended = drive(&client, &mut view, &mut terminal, over);
+    let ended = drive(client, &mut view, &mut terminal, over);
     ratatui::restore();
     ended
 }

@@ -285,7 +285,7 @@ fn errors_are_problem_documents() {
     check_problem(&appliance, "POST", "/rows?stream=melt", r#"{"time":1,"intensty":2}"#, 400, "intensty");
     check_problem(&appliance, "POST", "/rows", r#"{"time":1,"intensity":2}"#, 400, "stream");
     check_problem(&appliance, "POST", "/rows?stream=smelt", r#"{"time":1}"#, 404, "smelt");
-    check_problem(&appliance, "POST", "/rows?stream=melt", &" ".repeat(17 << 20), 413, "length");
+    check_problem(&appliance, "POST", "/rows?stream=melt", &" ".repeat((8 << 20) + 1), 413, "length");
     check_problem(&appliance, "GET", "/streams/%ff/recent", "", 400, "id");
     appliance.stop();
 }
