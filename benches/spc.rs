@@ -1,4 +1,4 @@
-//! Charts at sensor speed, one core: the figures of the issue. `cargo bench --bench spc`
+//! Charts at sensor speed on one core: rows a second of the usual types. `cargo bench --bench spc`
 
 use std::{hint::black_box, sync::Arc};
 

@@ -131,6 +131,41 @@ fn results_do_not_depend_on_where_batches_were_cut() {
 }
 
 #[test]
+fn points_judged_in_blocks_are_those_judged_one_by_one() {
+    // Steps, drifts, zigzags and quiet stretches, so that every rule has something to find, and what is missing or infinite between.
+    let mut values = noise(600);
+    values[60..90].iter_mut().for_each(|x| *x += 1.5);
+    values[150..170].iter_mut().enumerate().for_each(|(i, x)| *x = 0.1 * i as f64 - 1.0);
+    values[200..240].iter_mut().enumerate().for_each(|(i, x)| *x = if i % 2 == 0 { 1.3 } else { -1.2 });
+    values[300..340].iter_mut().for_each(|x| *x *= 0.1);
+    values[400..420].iter_mut().for_each(|x| *x *= 4.0);
+    (values[95], values[96], values[350]) = (f64::NAN, f64::NAN, f64::NAN);
+    (values[500], values[501]) = (f64::INFINITY, f64::INFINITY);
+    let batch = rows(&values);
+    for inner in [
+        "rules=['nelson']",
+        "rules=['nelson','western_electric']\nconventions={spread_rules=['nelson']}",
+        "rules=['nelson']\nconventions={spread_rules=[],rule_8='either',windows='full',trend_points=7,alternation_points=15}",
+        "rules=['nelson_1','western_electric_4']\nspec={usl=2.0}",
+        "rules=[]",
+    ] {
+        let cut = |step: usize| {
+            let mut chart = operator(&format!("{KNOWN}{inner}"), &batch);
+            let mut out = Vec::new();
+            for start in (0..values.len()).step_by(step) {
+                chart.push(&batch, start..start + step, Emit::Changes, &mut out);
+            }
+            let view = format!("{:?}", chart.view(&Key::new()));
+            (out, chart.drain_onsets().collect::<Vec<_>>(), *chart.counters(), view)
+        };
+        let one_by_one = cut(1);
+        for step in [600, 7, 48, 49, 64, 100] {
+            assert_eq!(cut(step), one_by_one, "{inner} by {step}");
+        }
+    }
+}
+
+#[test]
 fn a_restart_after_any_row_changes_nothing() {
     let mut values = noise(90);
     (values[40], values[70]) = (f64::NAN, 9.0);

@@ -266,7 +266,11 @@ fn evidence(setup: &Setup, state: &KeyState, judged: &Judged, index: u64) -> BTr
         (Some(Sums { since_lower, .. }), Rule::CusumLower) => run(since_lower, index),
         _ => state.judge.rules.evidence(rule, index, &setup.plan),
     };
-    judged.rules.iter().map(|rule| (shared_name(rule), points(rule))).collect()
+    let mut evidence = BTreeMap::new();
+    for rule in judged.rules.iter() {
+        evidence.insert(shared_name(rule), points(rule));
+    }
+    evidence
 }
 
 fn run(first: u64, last: u64) -> Vec<u64> {

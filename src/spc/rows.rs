@@ -5,11 +5,15 @@ use super::{
     emit::Sink,
     judge::Judged,
     recent::RECENT_POINTS_MAX,
+    rules::{BLOCK_MAX, Block, RuleMask},
     sample::{Boundary, Open, Sample, whole},
     setup::{Grouping, Setup},
     state::{Context, KeyState, Phase},
 };
 use crate::model::{Flags, Seq};
+
+/// Fewer points than this are judged one by one: a block costs the same however full it is.
+const BLOCK_MIN: usize = 8;
 
 /// The numbers of the rows of a segment.
 #[derive(Debug, Clone, Copy)]
@@ -102,53 +106,81 @@ impl KeyState {
             && self.phase == Phase::Judging
             && self.context != Context::Unknown
             && self.judge.lines.n == 1.0
+            && !self.judge.previous.is_nan()
             && segment.is_plain()
             && !sink.wants_all()
     }
 
-    /// Judges values from a row on until one is missing; how many were there. The same as [`Self::point`] on each, with everything in registers.
+    /// Judges values from a row on, block by block, until one is missing; how many were there. The same as [`Self::point`] on each.
     fn fast_individuals(&mut self, setup: &Setup, segment: &Segment<'_>, from: usize, sink: &mut Sink<'_>) -> usize {
-        let (values, times) = (&segment.values[0][from..], &segment.time[from..]);
-        let values = values.iter().position(|value| value.is_nan()).map_or(values, |missing| &values[..missing]);
-        let Some(last) = values.last() else { return 0 };
-        let lines = self.judge.lines;
-        let judges_spread = !setup.spread_plan.enabled.is_empty();
+        let values = finite(&segment.values[0][from..]);
+        if values.len() < BLOCK_MIN {
+            return 0;
+        }
         // The view holds so many points: earlier ones of this batch would be overwritten anyway.
         let shown_from = values.len().saturating_sub(RECENT_POINTS_MAX);
-        let mut previous = self.judge.previous;
-        let mut rules = self.judge.rules;
-        let mut spread_rules = self.judge.spread_rules;
-        for (i, (value, time)) in values.iter().zip(times).enumerate() {
-            let index = self.next_index + i as u64;
-            let spread = (value - previous).abs();
-            previous = *value;
-            let mut judged = Judged::bare(*value, spread);
-            (judged.center, judged.lcl, judged.ucl) = (lines.zones.center, lines.zones.lcl, lines.zones.ucl);
-            judged.rules = rules.step(*value, &lines.zones, &setup.plan);
-            if judges_spread && !spread.is_nan() {
-                judged.spread_rules = spread_rules.step(spread, &lines.spread, &setup.spread_plan);
-            }
-            if !judged.rules.is_empty() || !judged.spread_rules.is_empty() {
-                sink.at = segment.seqs.at(from + i);
-                // Evidence is read from the registers.
-                (self.judge.rules, self.judge.spread_rules) = (rules, spread_rules);
-            }
-            if i >= shown_from
-                && let Some(recent) = &mut self.recent
-            {
-                recent.push(index, *time, &judged, 2);
-            }
-            self.tell(setup, index, *time, &judged, &[], sink);
+        for (number, block) in values.chunks(BLOCK_MAX).enumerate() {
+            let done = number * BLOCK_MAX;
+            self.block(setup, segment, from + done, block, shown_from.saturating_sub(done), sink);
         }
-        self.next_index += values.len() as u64;
-        sink.counts.points += values.len() as u64;
-        (self.judge.previous, self.judge.rules, self.judge.spread_rules) = (*last, rules, spread_rules);
         if let (Some(totals), Some(spec)) = (&mut self.totals, &setup.config.spec) {
             for value in values {
                 totals.individual(*value, spec);
             }
         }
         values.len()
+    }
+
+    /// Judges the block of values that starts at a row; the view shows those from `shown_from` on.
+    fn block(&mut self, setup: &Setup, segment: &Segment<'_>, from: usize, values: &[f64], shown_from: usize, sink: &mut Sink<'_>) {
+        let (lines, count, first) = (self.judge.lines, values.len(), self.next_index);
+        let mut spreads = [0.0; BLOCK_MAX];
+        let mut previous = self.judge.previous;
+        for (spread, value) in spreads.iter_mut().zip(values) {
+            *spread = (value - previous).abs();
+            previous = *value;
+        }
+        let rules = self.judge.rules.block(values, &lines.zones, &setup.plan);
+        let spread_rules = (!setup.spread_plan.enabled.is_empty())
+            .then(|| self.judge.spread_rules.block(&spreads[..count], &lines.spread, &setup.spread_plan));
+        let after = (self.judge.rules, self.judge.spread_rules);
+        let any = rules.any() | spread_rules.as_ref().map_or(0, Block::any);
+        let judged = |i: usize| {
+            let mut judged = Judged::bare(values[i], spreads[i]);
+            (judged.center, judged.lcl, judged.ucl) = (lines.zones.center, lines.zones.lcl, lines.zones.ucl);
+            let back = count - 1 - i;
+            if any >> back & 1 == 1 {
+                judged.rules = rules.fired(back);
+                judged.spread_rules = spread_rules.as_ref().map_or(RuleMask::NONE, |rules| rules.fired(back));
+            }
+            judged
+        };
+        if let Some(recent) = &mut self.recent {
+            for i in shown_from..count {
+                recent.push(first + i as u64, segment.time[from + i], &judged(i), 2);
+            }
+        }
+        self.unjudged = false;
+        let mut left = any;
+        while left != 0 {
+            let back = left.ilog2() as usize;
+            left ^= 1 << back;
+            let i = count - 1 - back;
+            if i > 0 && any >> (back + 1) & 1 == 0 {
+                (self.fired, self.spread_fired) = (RuleMask::NONE, RuleMask::NONE);
+            }
+            // Evidence is read from the registers.
+            self.judge.rules = rules.state(back, values[i]);
+            sink.at = segment.seqs.at(from + i);
+            self.tell(setup, first + i as u64, segment.time[from + i], &judged(i), &[], sink);
+        }
+        if any & 1 == 0 {
+            (self.fired, self.spread_fired) = (RuleMask::NONE, RuleMask::NONE);
+        }
+        (self.judge.rules, self.judge.spread_rules) = after;
+        self.judge.previous = previous;
+        self.next_index += count as u64;
+        sink.counts.points += count as u64;
     }
 
     fn counts(&mut self, setup: &Setup, attribute: Attribute, segment: &Segment<'_>, sink: &mut Sink<'_>) {
@@ -283,6 +315,15 @@ impl KeyState {
             _ => self.close(setup, sink),
         }
     }
+}
+
+/// The values up to the first that is missing or infinite.
+fn finite(values: &[f64]) -> &[f64] {
+    // A chunk at a time without an exit inside: that is several values an instruction.
+    let full = values.chunks(64).take_while(|chunk| chunk.iter().fold(true, |all, value| all & value.is_finite())).count();
+    let from = values.len().min(64 * full);
+    let rest = values[from..].iter().position(|value| !value.is_finite());
+    rest.map_or(values, |rest| &values[..from + rest])
 }
 
 /// Count and size of a row; `None` if one is missing or they are impossible.

@@ -30,6 +30,10 @@ use crate::model::Severity;
 
 use super::config::{Conventions, RuleSides};
 
+mod block;
+
+pub use block::{BLOCK_MAX, Block};
+
 /// A named reason for a violation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
@@ -213,12 +217,19 @@ impl RuleMask {
 
     /// The rules, in order.
     pub fn iter(self) -> impl Iterator<Item = Rule> {
-        Rule::ALL.into_iter().filter(move |rule| self.has(*rule))
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let rule = Rule::ALL.get(left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(*rule)
+        })
     }
 
     /// Their names, in order.
     pub fn names(self) -> Vec<Arc<str>> {
-        self.iter().map(|rule| Arc::clone(&NAMES[rule as usize])).collect()
+        let mut names = Vec::with_capacity(self.0.count_ones() as usize);
+        names.extend(self.iter().map(shared_name));
+        names
     }
 }
 
@@ -428,7 +439,9 @@ impl RuleState {
             Rule::Nelson6 | Rule::WesternElectric3 => u32::from(side(self.zones.get(2), self.zones.get(3)) & 0b1_1111),
             Rule::Nelson7 => last(15),
         };
-        (0..32_u64).rev().filter(|back| bits >> back & 1 == 1 && *back <= index).map(|back| index - back).collect()
+        let mut points = Vec::with_capacity(bits.count_ones() as usize);
+        points.extend((0..32_u64).rev().filter(|back| bits >> back & 1 == 1 && *back <= index).map(|back| index - back));
+        points
     }
 }
 
@@ -547,6 +560,8 @@ mod tests {
         fn registers_agree_with_the_definitions(
             stretches in proptest::collection::vec((0_u8..6, -14_i32..=14, 1_usize..20), 1..12),
             variant in 0_u8..4,
+            enabled in proptest::prop_oneof![proptest::strategy::Just(0x0fff_u16), 0_u16..0x1000],
+            sizes in proptest::collection::vec(1..=BLOCK_MAX, 1..6),
         ) {
             let conventions = Conventions {
                 trend_points: if variant & 1 == 0 { 6 } else { 7 },
@@ -570,12 +585,30 @@ mod tests {
                     });
                 }
             }
-            let plan = Plan::new(RuleMask(0x0fff), conventions);
+            let plan = Plan::new(RuleMask(enabled), conventions);
             let zones = Zones::new(0.0, 1.0, 3.0, [f64::NEG_INFINITY, f64::INFINITY]);
             let mut state = RuleState::default();
+            let mut states = Vec::new();
             for i in 0..z.len() {
                 let got = state.step(z[i], &zones, &plan);
-                proptest::prop_assert_eq!(got.0, by_definition(&z[..=i], conventions), "point {} of {:?}", i, &z[..=i]);
+                proptest::prop_assert_eq!(got.0, by_definition(&z[..=i], conventions) & enabled, "point {} of {:?}", i, &z[..=i]);
+                states.push(state);
+            }
+            let mut by_block = RuleState::default();
+            let mut rest = &z[..];
+            for size in sizes.iter().cycle() {
+                let points = &rest[..rest.len().min(*size)];
+                if points.is_empty() {
+                    break;
+                }
+                let from = z.len() - rest.len();
+                let block = by_block.block(points, &zones, &plan);
+                for i in 0..points.len() {
+                    let (back, want) = (points.len() - 1 - i, &states[from + i]);
+                    proptest::prop_assert_eq!(&block.state(back, z[from + i]), want, "point {} of {:?} in blocks of {:?}", from + i, z, sizes);
+                    proptest::prop_assert_eq!(block.any() >> back & 1 == 1, !want.fired().is_empty());
+                }
+                rest = &rest[points.len()..];
             }
         }
     }
