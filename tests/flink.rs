@@ -106,6 +106,9 @@ fn firing(window: &WindowResult) -> Firing {
     (part, ms(window.start), ms(window.end), count, real("sum"), real("mean"), real("min"), real("max"))
 }
 
+/// Part, milliseconds, value, place.
+type Row = (String, i64, f64, usize);
+
 #[test]
 fn the_typed_processor_says_what_flink_says() {
     for (number, stream) in recorded().iter().enumerate() {
@@ -113,7 +116,6 @@ fn the_typed_processor_says_what_flink_says() {
         let (out, late) = (MemorySink::new(), MemorySink::new());
         let config = StreamConfig::default().parallelism(1 + number % 3).max_records_per_batch(1 + number * 7 % 50);
         let mut processor = StreamProcessor::new(config);
-        type Row = (String, i64, f64, usize);
         processor
             .from_source(MemorySource::new(rows.collect::<Vec<Row>>()))
             .with_watermark(Watermark::by_ms(|row: &Row| row.1).delay(Duration::from_millis(stream.spec.delay)))
