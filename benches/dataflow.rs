@@ -38,7 +38,7 @@ fn at_ms(n: usize) -> i64 {
 }
 
 fn part_of(n: usize) -> usize {
-    (n as u64 * 2_654_435_761 % (1 << 32) >> 12) as usize % PARTS
+    ((n as u64 * 2_654_435_761 % (1 << 32)) >> 12) as usize % PARTS
 }
 
 fn value_of(n: usize) -> f64 {

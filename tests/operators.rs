@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 use qadf_edge::{
     model::Timestamp,
     processor::{
-        BatchError, Batches, MemorySink, MemorySource, Operator, ProcessorError, RecentSink, Status, StreamConfig, StreamProcessor,
-        TumblingWindow, Watermark, channel, count, outlet, sum,
+        BatchError, BatchStatistics, Batches, MemorySink, MemorySource, Operator, ProcessorError, RecentSink, Status, StreamConfig,
+        StreamProcessor, TumblingWindow, Watermark, channel, count, outlet, sum,
     },
 };
 
@@ -188,6 +188,7 @@ fn six_producers_into_one_stream_are_six_keys_of_its_windows() {
     assert_eq!(processor.metrics().late_records, 0);
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is a function that may refuse")]
 fn doubled(rows: Vec<i64>) -> Result<Vec<i64>, String> {
     Ok(rows.into_iter().map(|row| row * 2).collect())
 }
@@ -241,6 +242,6 @@ fn batches_on_several_threads_keep_their_order_and_one_refusal_is_one_error() {
     assert!(statistics.shortest <= statistics.mean() && statistics.mean() <= statistics.longest);
     assert!(statistics.span > Duration::ZERO && statistics.rows_per_second() > 0.0);
     batches.reset();
-    assert_eq!((batches.statistics(), batches.names().count()), (Default::default(), 2));
+    assert_eq!((batches.statistics(), batches.names().count()), (BatchStatistics::default(), 2));
     assert!(batches.process_all(Vec::new(), 4).is_empty());
 }
