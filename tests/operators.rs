@@ -188,7 +188,7 @@ fn six_producers_into_one_stream_are_six_keys_of_its_windows() {
     assert_eq!(processor.metrics().late_records, 0);
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "a function of a batch may refuse it")]
+#[expect(clippy::unnecessary_wraps, reason = "it is a function that may refuse")]
 fn doubled(rows: Vec<i64>) -> Result<Vec<i64>, String> {
     Ok(rows.into_iter().map(|row| row * 2).collect())
 }

@@ -1,7 +1,7 @@
 //! The typed face of the engine: rows of one's own types from sources through steps into sinks, in event time.
 //!
 //! A [`StreamProcessor`] runs one or more flows. [`StreamProcessor::from_source`] begins one; each call adds a step: functions of one's own
-//! ([`Stream::filter`], [`Stream::map`], [`Stream::flat_map`], [`Stream::foreach`]), event time ([`Stream::with_watermark`]), windows
+//! ([`Stream::filter`], [`Stream::map`], [`Stream::flat_map`], [`Stream::foreach`]) or an [`Operator`] with a state, event time ([`Stream::with_watermark`]), windows
 //! ([`Stream::window`], [`Windowed::group_by`], [`Windowed::aggregate`]) and sinks ([`Stream::to_sink`]), of which there may be several.
 //! Windows are those of [`crate::dataflow`], the same that configured pipelines have, with the same results.
 //!
@@ -32,6 +32,10 @@
 //! **Life.** [`StreamProcessor::start`] returns at once; a thread of its own takes up to `max_records_per_batch` rows at a time from a source
 //! through all steps. It ends when every source has ended (windows close then), when it is told to, or when a step fails for good.
 //! [`StreamProcessor::stop`] finishes what is under way and saves a checkpoint; windows that are open stay open in it, and do not fire.
+//!
+//! **Looking in.** [`channel`] takes rows from any thread and [`outlet`] gives them out one by one, both bounded; [`RecentSink`] keeps the
+//! newest; [`KeyedState`] is listed by prefix; [`StreamProcessor::metrics`] counts rows and time by step. [`Batches`] is for programs that
+//! have whole batches: functions by name, on any number of threads.
 //!
 //! **Failing rows.** A row that a `try_` function refuses, or that a source cannot read, is counted and kept as a [`DeadLetter`]; the flow
 //! goes on. Rows too late for every window are counted, and go to [`Windowed::late_to`].

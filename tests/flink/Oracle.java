@@ -36,6 +36,7 @@ import org.apache.flink.util.CloseableIterator;
 import org.apache.flink.util.Collector;
 import org.apache.flink.util.OutputTag;
 
+@SuppressWarnings("unchecked")
 public class Oracle {
     /** Streams of one job: each has tasks and buffers of its own. */
     static final int STREAMS_A_JOB = 25;
