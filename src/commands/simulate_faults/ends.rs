@@ -315,3 +315,25 @@ impl Sink for FarEnd {
         outcome
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrongs(kind: Kind, rows: &[(u64, u64)]) -> Wrongs {
+        let (mut held, mut wrongs) = (Held::default(), Wrongs::default());
+        rows.iter().for_each(|(seq, what)| drop(held.take(*seq, *what, kind, &mut wrongs)));
+        wrongs
+    }
+
+    #[test]
+    fn a_gap_is_a_loss_and_a_number_that_was_there_a_double() {
+        let good = Wrongs::default();
+        assert_eq!(wrongs(Kind::Upserts, &[(1, 7), (2, 8), (1, 7), (2, 8), (3, 9)]), good);
+        assert_eq!(wrongs(Kind::Upserts, &[(1, 7), (4, 8)]), Wrongs { lost: 2, ..good });
+        assert_eq!(wrongs(Kind::Compares, &[(1, 7), (2, 8), (1, 9)]), Wrongs { out_of_order: 1, ..good });
+        assert_eq!(wrongs(Kind::Transactions, &[(1, 7), (1, 7)]), Wrongs { doubled: 1, ..good });
+        assert_eq!(wrongs(Kind::AtMostOnce, &[(1, 7), (5, 8)]), good);
+        assert_eq!(wrongs(Kind::AtMostOnce, &[(1, 7), (1, 7)]), Wrongs { doubled: 1, ..good });
+    }
+}

@@ -219,7 +219,7 @@ impl Life {
 
     /// Lets the engine know of the time, if it wants to.
     pub fn tick(&mut self, wall: Timestamp) -> Result<(), String> {
-        if self.engine.next_deadline().is_none_or(|deadline| deadline > wall) {
+        if !self.engine.wants_tick(wall) {
             return Ok(());
         }
         let accepted = self.writer.append(Input::Tick(wall)).map_err(|error| error.to_string())?;
