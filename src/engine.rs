@@ -37,6 +37,9 @@ pub use state::{Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
 
+/// A clock that is this far behind what it said has been set; smaller differences are those between sources.
+const CLOCK_STEP_NS: i64 = 60_000_000_000;
+
 /// What one step gave.
 #[derive(Debug, Default)]
 pub struct Step {
@@ -346,6 +349,13 @@ impl Engine {
         }
         let streams = self.streams.iter().flat_map(|lane| [lane.watermarks.next_deadline(), lane.watch.next_deadline()]);
         streams.flatten().chain(self.alarms.book.next_deadline()).min()
+    }
+
+    /// Whether the engine is to be told that it is `now`: a deadline has come, or the clock was set back, so that every deadline of before is
+    /// too far away.
+    pub fn wants_tick(&self, now: Timestamp) -> bool {
+        let was_set_back = self.arrival.since(now) > CLOCK_STEP_NS && self.arrival > Timestamp::MIN;
+        self.next_deadline().is_some_and(|deadline| deadline <= now || was_set_back)
     }
 
     /// What was raised, and what became of it.

@@ -255,7 +255,7 @@ impl Fold {
             return;
         }
         let time = now();
-        if self.engine.next_deadline().is_some_and(|deadline| deadline <= time) {
+        if self.engine.wants_tick(time) {
             self.tick_sent = Some(Instant::now());
             self.writer.append_blocking(Append {
                 input: Some(Input::Tick(time)),

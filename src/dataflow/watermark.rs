@@ -193,6 +193,8 @@ impl Watermarks {
         let Some(idle_ns) = self.config.idle_ns.filter(|_| self.arrivals) else { return Ticked::Nothing };
         let before = self.state.combined;
         for partition in self.state.partitions.values_mut() {
+            // Beyond now only if the clock was set back: the silence is counted from here on.
+            partition.last_arrival = partition.last_arrival.min(now);
             partition.idle |= now.since(partition.last_arrival) >= idle_ns;
             partition.behind |= partition.idle;
         }
@@ -244,7 +246,8 @@ impl Watermarks {
             last_arrival: arrival,
         });
         partition.idle = false;
-        partition.last_arrival = partition.last_arrival.max(arrival);
+        // Not the latest: after a clock that was ahead has been set back, that would make the partition seem alive until then.
+        partition.last_arrival = arrival;
         partition
     }
 
@@ -309,6 +312,18 @@ mod tests {
         assert_eq!(watermarks.newest(), Timestamp(11 * SECOND));
         let mut replay = Watermarks::new(WatermarkConfig::default(), false);
         assert_eq!(seen(&mut replay, "a", 0, &[10, 1000]), [5, 995]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_leaves_nobody_alive_for_a_day() {
+        let (day, mut watermarks) = (86_400, Watermarks::new(WatermarkConfig::default(), true));
+        seen(&mut watermarks, "a", day, &[10]);
+        seen(&mut watermarks, "b", day, &[10]);
+        seen(&mut watermarks, "b", 1, &[11]);
+        assert_eq!(watermarks.tick(Timestamp(2 * SECOND)), Ticked::Nothing);
+        assert_eq!(watermarks.next_deadline(), Some(Timestamp(31 * SECOND)));
+        assert_eq!(watermarks.tick(Timestamp(31 * SECOND)), Ticked::Nothing);
+        assert_eq!(watermarks.tick(Timestamp(32 * SECOND)), Ticked::Closed, "counted from when the step was seen");
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub use machine::{Event, Machine, Settings};
 pub use memory::{Memory, MemoryCounts, RowFrame};
 pub use parts::{PARTS, Part};
 pub use path::{Motion, Rotation};
+pub use random::Random;
 pub use serial::{Serial, SerialCounts};
 pub use streams::{SAMPLES_HZ, STREAMS, SignalInfo, StreamInfo};
 

@@ -90,6 +90,11 @@ impl Process {
         fs::read_to_string(self.folder.join(format!("{}.log", self.name))).expect("it was made at the start")
     }
 
+    /// The number that the operating system has given it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).expect("process ids are positive");
