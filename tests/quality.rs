@@ -6,8 +6,7 @@ use qadf_edge::{
     config,
     engine::{Clock, Emit, Engine, Step},
     model::{Alert, Batch, Body, Input, Key, Order, Output, Seq, Severity, Timestamp},
-    quality::alert::Filter,
-    status::limits::FigureLimit,
+    quality::{alert::Filter, figures::FigureLimit},
 };
 
 const SECOND: i64 = 1_000_000_000;
@@ -232,7 +231,7 @@ fn limits_on_figures_of_the_appliance_hold_unless_others_are_given() {
         let config = config::parse(&setup("", text)).unwrap();
         let words = |limit: &FigureLimit| {
             let [above, below] = [limit.above, limit.below].map(|value| value.map_or(String::new(), |value| value.to_string()));
-            format!("{} {above} {below} {:?} {}", limit.figure.name(), limit.lasting, limit.severity.name())
+            format!("{} {above} {below} {}s {}", limit.figure.name(), limit.lasting_ns / SECOND, limit.severity.name())
         };
         config.alerts.figures.iter().map(words).collect()
     };

@@ -23,10 +23,10 @@ use crate::{
     deliver::SinkCounters,
     ingest::{self, SourceKind, SourceState},
     model::{Input, Order, Timestamp},
+    quality::figures::{FigureWatch, Figures as Limited},
     status::{
         ProcessStatus, SinkRows, SinkStatus, Snapshot, SourceRows, SourceStatus, StoreStatus, StreamStatus,
         health::{Figures as Measures, assess},
-        limits::{FigureWatch, Figures as Limited},
     },
     store::{Append, Lane, Store},
 };
@@ -108,13 +108,12 @@ impl Publisher {
     /// Troubles that last become alerts, and figures beyond their limits. Streams that are silent are the engine's own to tell.
     fn report(&mut self, snapshot: &Snapshot) {
         let own: Vec<String> = snapshot.problems.iter().filter(|problem| !problem.starts_with("stream ")).cloned().collect();
-        let at = Instant::now();
-        let crossed = self.limits.due(&self.limited(snapshot), at).into_iter().map(|crossing| Order::Report {
+        let crossed = self.limits.due(&self.limited(snapshot), snapshot.time).into_iter().map(|crossing| Order::Report {
             source: crossing.figure.name().into(),
             severity: crossing.severity,
             message: crossing.message,
         });
-        for order in self.reports.due(&own, at).into_iter().chain(crossed) {
+        for order in self.reports.due(&own, Instant::now()).into_iter().chain(crossed) {
             tracing::warn!("{order:?}");
             let input = Some(Input::Order { time: now(), order });
             let append = Append { input, dead_letters: Vec::new(), decoded_at: Instant::now(), on_synced: Box::new(|_| ()) };

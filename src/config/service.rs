@@ -17,8 +17,10 @@ use crate::{
     deliver::channel::{Far, email, mqtt, webhook},
     ingest::MqttUrl,
     model::Severity,
-    quality::alert::AlertConfig,
-    status::limits::{Figure, FigureLimit},
+    quality::{
+        alert::AlertConfig,
+        figures::{Figure, FigureLimit},
+    },
 };
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -151,9 +153,9 @@ fn figure_limit(value: &Value<'_>) -> Option<FigureLimit> {
         }
         _ => {}
     }
-    let lasting = not_negative(&section, "lasting", FigureLimit::LASTING.as_nanos() as i64);
+    let lasting_ns = not_negative(&section, "lasting", FigureLimit::LASTING_NS);
     let severity = section.choice_or("severity", &SEVERITIES, Severity::Medium);
-    Some(FigureLimit { figure, above, below, lasting: Duration::from_nanos(lasting.max(0) as u64), severity })
+    Some(FigureLimit { figure, above, below, lasting_ns, severity })
 }
 
 fn channel(value: &Value<'_>, appliance: &str, used: &mut BTreeSet<String>) -> Option<ChannelConfig> {

@@ -9,7 +9,6 @@
 //! else is a fault of the program and raises an alarm.
 
 pub mod health;
-pub mod limits;
 pub mod metrics;
 
 use std::collections::BTreeMap;

@@ -3,9 +3,7 @@
 //! A figure that is not known (no row came, so nothing has a latency) is beyond no limit. What lasts is told once, and again after it had
 //! been within. Comparisons are strict: a figure on a limit is within.
 
-use std::time::{Duration, Instant};
-
-use crate::model::Severity;
+use crate::model::{Severity, Timestamp};
 
 /// What can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,19 +73,20 @@ pub struct FigureLimit {
     pub above: Option<f64>,
     /// It should not be below.
     pub below: Option<f64>,
-    /// For how long it may be.
-    pub lasting: Duration,
+    /// For how long it may be, nanoseconds.
+    pub lasting_ns: i64,
     /// How much it matters.
     pub severity: Severity,
 }
 
 impl FigureLimit {
     /// How long a figure may be beyond unless another time is given.
-    pub const LASTING: Duration = Duration::from_secs(10);
+    pub const LASTING_NS: i64 = 10_000_000_000;
 
     /// The limits that hold unless others are configured. How many rows a second are few only the machine's owner knows: none on those.
     pub fn defaults() -> Vec<Self> {
-        let above = |figure, above, severity| Self { figure, above: Some(above), below: None, lasting: Self::LASTING, severity };
+        let above =
+            |figure, above, severity| Self { figure, above: Some(above), below: None, lasting_ns: Self::LASTING_NS, severity };
         vec![
             above(Figure::LatencyMs, 1000.0, Severity::Critical),
             above(Figure::ErrorShare, 0.05, Severity::Critical),
@@ -99,7 +98,7 @@ impl FigureLimit {
 
     /// In words, if `value` is beyond.
     fn crossed(&self, value: f64) -> Option<String> {
-        let (name, seconds) = (self.figure.name(), self.lasting.as_secs_f64());
+        let (name, seconds) = (self.figure.name(), self.lasting_ns as f64 / 1e9);
         let words = |side: &str, limit: f64| format!("{name}: {value} is {side} {limit}, for {seconds} s and longer");
         match (self.above, self.below) {
             (Some(above), _) if value > above => Some(words("above", above)),
@@ -124,7 +123,7 @@ pub struct Crossing {
 #[derive(Debug)]
 pub struct FigureWatch {
     /// With each: since when it is crossed, and whether that was told.
-    limits: Vec<(FigureLimit, Option<(Instant, bool)>)>,
+    limits: Vec<(FigureLimit, Option<(Timestamp, bool)>)>,
 }
 
 impl FigureWatch {
@@ -134,7 +133,7 @@ impl FigureWatch {
     }
 
     /// What has to be told now.
-    pub fn due(&mut self, figures: &Figures, at: Instant) -> Vec<Crossing> {
+    pub fn due(&mut self, figures: &Figures, at: Timestamp) -> Vec<Crossing> {
         let mut due = Vec::new();
         for (limit, since) in &mut self.limits {
             let Some(message) = figures.of(limit.figure).and_then(|value| limit.crossed(value)) else {
@@ -142,7 +141,7 @@ impl FigureWatch {
                 continue;
             };
             let (start, told) = since.get_or_insert((at, false));
-            if !*told && at.duration_since(*start) >= limit.lasting {
+            if !*told && at.0.saturating_sub(start.0) >= limit.lasting_ns {
                 *told = true;
                 due.push(Crossing { figure: limit.figure, severity: limit.severity, message });
             }
@@ -155,23 +154,23 @@ impl FigureWatch {
 mod tests {
     use super::*;
 
-    fn told(watch: &mut FigureWatch, start: Instant, seconds: u64, figures: Figures) -> Vec<String> {
-        let due = watch.due(&figures, start + Duration::from_secs(seconds));
+    fn told(watch: &mut FigureWatch, seconds: i64, figures: Figures) -> Vec<String> {
+        let due = watch.due(&figures, Timestamp(seconds * 1_000_000_000));
         due.into_iter().map(|crossing| format!("{} {}", crossing.severity.name(), crossing.message)).collect()
     }
 
     #[test]
     fn what_lasts_beyond_a_limit_is_told_once_and_again_after_it_was_within() {
-        let (mut watch, start) = (FigureWatch::new(&FigureLimit::defaults()), Instant::now());
+        let mut watch = FigureWatch::new(&FigureLimit::defaults());
         let slow = Figures { latency_ms: Some(1500.0), error_share: Some(0.05), ..Figures::default() };
-        assert!(told(&mut watch, start, 0, slow).is_empty());
-        assert!(told(&mut watch, start, 9, slow).is_empty());
-        assert_eq!(told(&mut watch, start, 10, slow), ["critical latency_ms: 1500 is above 1000, for 10 s and longer"]);
-        assert!(told(&mut watch, start, 60, slow).is_empty());
+        assert!(told(&mut watch, 0, slow).is_empty());
+        assert!(told(&mut watch, 9, slow).is_empty());
+        assert_eq!(told(&mut watch, 10, slow), ["critical latency_ms: 1500 is above 1000, for 10 s and longer"]);
+        assert!(told(&mut watch, 60, slow).is_empty());
         // Nothing comes any more: nothing is slow.
-        assert!(told(&mut watch, start, 61, Figures::default()).is_empty());
-        assert!(told(&mut watch, start, 62, slow).is_empty());
-        assert_eq!(told(&mut watch, start, 72, slow).len(), 1);
+        assert!(told(&mut watch, 61, Figures::default()).is_empty());
+        assert!(told(&mut watch, 62, slow).is_empty());
+        assert_eq!(told(&mut watch, 72, slow).len(), 1);
     }
 
     #[test]
@@ -180,13 +179,13 @@ mod tests {
             figure: Figure::RowsPerSecond,
             above: Some(100.0),
             below: Some(10.0),
-            lasting: Duration::ZERO,
+            lasting_ns: 0,
             severity: Severity::Low,
         };
-        let (mut watch, start) = (FigureWatch::new(&[limit]), Instant::now());
+        let mut watch = FigureWatch::new(&[limit]);
         let rows = |rows| Figures { rows_per_second: Some(rows), ..Figures::default() };
-        assert_eq!(told(&mut watch, start, 0, rows(9.0)), ["low rows_per_second: 9 is below 10, for 0 s and longer"]);
-        assert!(told(&mut watch, start, 1, rows(10.0)).is_empty());
-        assert_eq!(told(&mut watch, start, 2, rows(101.0)).len(), 1);
+        assert_eq!(told(&mut watch, 0, rows(9.0)), ["low rows_per_second: 9 is below 10, for 0 s and longer"]);
+        assert!(told(&mut watch, 1, rows(10.0)).is_empty());
+        assert_eq!(told(&mut watch, 2, rows(101.0)).len(), 1);
     }
 }
