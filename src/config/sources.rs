@@ -207,7 +207,7 @@ fn mqtt(
     streams: &[Arc<Stream>],
     appliance: &str,
 ) -> Option<(MqttConfig, Option<BrokerConfig>)> {
-    let (url, broker) = broker(section)?;
+    let broker = broker(section);
     let client_id = section.string_or("client_id", &format!("{appliance}-{}", name.value));
     let protocol = section.choice_or("protocol", &[("3.1.1", MqttProtocol::V4), ("5", MqttProtocol::V5)], MqttProtocol::V4);
     let password = secret(section, "password");
@@ -230,12 +230,13 @@ fn mqtt(
         };
         MqttTls { ca_file: tls.string("ca_file").map(PathBuf::from), client }
     });
-    let subscriptions: Vec<_> =
-        section.required("subscriptions")?.items().iter().filter_map(|value| subscription(value, streams)).collect();
-    if subscriptions.is_empty() {
+    let written = section.required("subscriptions")?.items();
+    let subscriptions: Vec<_> = written.iter().filter_map(|value| subscription(value, streams)).collect();
+    if written.is_empty() {
         section.fault_at("subscriptions", "a source that subscribes to nothing brings nothing: add { topic = …, stream = … }");
         return None;
     }
+    let (url, broker) = broker?;
     Some((MqttConfig { url, client_id, protocol, credentials, tls, subscriptions }, broker))
 }
 
@@ -249,7 +250,6 @@ fn broker(section: &Section<'_>) -> Option<(MqttUrl, Option<BrokerConfig>)> {
             Ok(url) => Some((url, None)),
             Err(error) => {
                 section.fault_at("url", format!("{error}"));
-                section.rest();
                 None
             }
         };

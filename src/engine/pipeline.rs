@@ -297,7 +297,7 @@ impl Pipeline {
         let kept = self.bools.count_true();
         let failed = self.bools.count_errors();
         self.counters.failed += failed as u64;
-        self.counters.filtered += (batch.rows() - kept) as u64;
+        self.counters.filtered += (batch.rows() - kept - failed) as u64;
         if kept == batch.rows() {
             return Cow::Borrowed(batch);
         }

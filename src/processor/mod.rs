@@ -41,6 +41,7 @@
 //!
 //! **Threads.** With `parallelism = n`, the keys of a window are spread over n threads. The results and their order are those of one.
 
+mod batches;
 mod checkpoint;
 mod chunk;
 mod config;
@@ -50,6 +51,8 @@ mod kafka;
 mod letters;
 mod life;
 mod memory;
+mod operator;
+mod recent;
 mod run;
 mod shards;
 mod sink;
@@ -60,6 +63,7 @@ mod stream;
 mod text;
 mod windowed;
 
+pub use batches::{BatchError, BatchStatistics, Batches, Processed};
 pub use config::{DeliveryGuarantee, SessionWindow, SlidingWindow, StreamConfig, TumblingWindow, Watermark, WindowSpec};
 pub use error::{ProcessorError, SinkError};
 pub use generator::GeneratorSource;
@@ -67,6 +71,8 @@ pub use kafka::{KafkaSink, KafkaSource};
 pub use letters::DeadLetter;
 pub use life::{Metrics, Status, StepMetrics, StreamProcessor};
 pub use memory::{Closed, CountingSink, Emitter, MemorySink, MemorySource, channel};
+pub use operator::Operator;
+pub use recent::{Outlet, OutletSink, RecentSink, outlet};
 pub use sink::Sink;
 pub use source::{Poll, Polled, Source, SourceError};
 pub use state::KeyedState;

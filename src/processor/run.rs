@@ -168,7 +168,7 @@ impl Runner {
                 if **name != *saved_name {
                     return Err(differs());
                 }
-                if goes_back || !name.starts_with("sink") {
+                if goes_back || !step.is_sink() {
                     step.load(&state)?;
                 }
             }

@@ -99,6 +99,10 @@ impl<T: Send + 'static, S: Sink<T>> Step for SinkStep<T, S> {
         until_done(&|| true, || self.sink.rewind(position))
     }
 
+    fn is_sink(&self) -> bool {
+        true
+    }
+
     fn commit(&mut self, checkpoint: u64) -> Result<(), ProcessorError> {
         until_done(&|| true, || self.sink.commit(checkpoint))
     }

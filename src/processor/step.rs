@@ -52,6 +52,10 @@ pub trait Step: Send {
     fn load(&mut self, _: &[u8]) -> Result<(), ProcessorError> {
         Ok(())
     }
+    /// Whether its state is a place in what it has written.
+    fn is_sink(&self) -> bool {
+        false
+    }
     /// The checkpoint with this number is safe.
     fn commit(&mut self, _: u64) -> Result<(), ProcessorError> {
         Ok(())

@@ -3,10 +3,11 @@
 use std::{fmt::Display, marker::PhantomData, sync::Arc};
 
 use super::{
-    KeyedState, Sink, Watermark, WindowSpec, Windowed,
+    KeyedState, Operator, Sink, Watermark, WindowSpec, Windowed,
     chunk::{Chunk, Turn},
     error::ProcessorError,
     life::FlowPlan,
+    operator::OperatorStep,
     sink::SinkStep,
     step::{AnyChunk, Apply, Around, Step, chunk_of},
 };
@@ -139,6 +140,11 @@ impl<'p, T: Send + 'static, Time> Stream<'p, T, Time> {
         function: impl FnMut(&mut KeyedState, T) -> I + Send + 'static,
     ) -> Stream<'p, U, Time> {
         self.stateful("with_state", state, function)
+    }
+
+    /// Takes rows through an operator of one's own, which figures call `name`.
+    pub fn operator<O: Operator<T>>(self, name: &str, operator: O) -> Stream<'p, O::Out, Time> {
+        self.step(name, OperatorStep { operator, rows: PhantomData })
     }
 
     fn stateful<U: Send + 'static, I: IntoIterator<Item = U>>(

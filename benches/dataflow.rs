@@ -1,0 +1,183 @@
+//! Keyed windows through both faces of the engine, on the rows that `benches/peers` gives to other systems: `cargo bench --bench dataflow`.
+//!
+//! Row `n` is 10 µs after the one before it, out of order by up to 4 ms, of one of 1,000 parts: 100 rows a part and second.
+//!
+//! At the end it says what an open window of a key takes of the process's resident memory.
+
+use std::{sync::Arc, time::Duration};
+
+use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, measurement::WallTime};
+use qadf_edge::{
+    config,
+    dataflow::{Accumulation, Aggregate, WindowConfig, WindowKind, WindowOperator},
+    engine::{Clock, Emit, Engine, Step},
+    model::{Batch, Input, Seq, Stream, TagColumn, Timestamp},
+    processor::{
+        AggregateOf, CountingSink, MemorySource, StreamConfig, StreamProcessor, TumblingWindow, Watermark, mean, quantile,
+    },
+};
+
+const ROWS: usize = 2_000_000;
+const PARTS: usize = 1000;
+const BATCH_ROWS: usize = 10_000;
+const START_MS: i64 = 1_700_000_000_000;
+
+#[derive(Clone)]
+struct Row {
+    at_ms: i64,
+    part: Arc<str>,
+    value: f64,
+}
+
+fn parts() -> Vec<Arc<str>> {
+    (0..PARTS).map(|part| format!("part-{part:03}").into()).collect()
+}
+
+fn at_ms(n: usize) -> i64 {
+    START_MS + (n / 100) as i64 - (n * 7919 % 5) as i64
+}
+
+fn part_of(n: usize) -> usize {
+    ((n as u64 * 2_654_435_761 % (1 << 32)) >> 12) as usize % PARTS
+}
+
+fn value_of(n: usize) -> f64 {
+    74.0 + (n % 17) as f64 * 0.01
+}
+
+fn rows() -> Vec<Row> {
+    let parts = parts();
+    (0..ROWS).map(|n| Row { at_ms: at_ms(n), part: Arc::clone(&parts[part_of(n)]), value: value_of(n) }).collect()
+}
+
+/// All rows through tumbling windows of a second; how many fired.
+fn run(source: MemorySource<Row>, threads: usize, aggregate: AggregateOf<Row>) -> u64 {
+    let out = CountingSink::new();
+    let mut processor = StreamProcessor::new(StreamConfig::default().parallelism(threads));
+    processor
+        .from_source(source)
+        .with_watermark(Watermark::by_ms(|row: &Row| row.at_ms).delay(Duration::from_millis(5)))
+        .window(TumblingWindow::new(Duration::from_secs(1)))
+        .group_by("part", |row| &row.part)
+        .aggregate([aggregate])
+        .to_sink(out.clone());
+    processor.start().expect("it starts");
+    assert!(processor.await_termination(None));
+    out.count()
+}
+
+fn bench(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, rows: &[Row], threads: usize, aggregate: fn() -> AggregateOf<Row>) {
+    group.bench_function(name, |bencher| {
+        bencher.iter_batched(
+            || MemorySource::new(rows.to_vec()),
+            |source| run(source, threads, aggregate()),
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+fn typed(criterion: &mut Criterion) {
+    let rows = rows();
+    let mut group = criterion.benchmark_group("typed");
+    group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
+    bench(&mut group, "mean", &rows, 1, || mean(|row: &Row| row.value));
+    bench(&mut group, "mean, two threads", &rows, 2, || mean(|row: &Row| row.value));
+    bench(&mut group, "quantile", &rows, 1, || quantile(0.99, |row: &Row| row.value));
+    bench(&mut group, "quantile, two threads", &rows, 2, || quantile(0.99, |row: &Row| row.value));
+    group.finish();
+}
+
+fn batches(stream: &Arc<Stream>) -> Vec<Input> {
+    let names = parts();
+    let batch = |number: usize| {
+        let rows = number * BATCH_ROWS..(number + 1) * BATCH_ROWS;
+        let mut batch = Batch::new(Arc::clone(stream), "bench".into(), "bench".into(), Timestamp(0));
+        batch.first_seq = Seq(rows.start as u64 + 1);
+        batch.time = rows.clone().map(|n| at_ms(n) * 1_000_000).collect();
+        batch.signals[0] = rows.clone().map(value_of).collect();
+        batch.tags[0] = TagColumn { codes: rows.map(|n| part_of(n) as u32).collect(), names: names.clone() };
+        Input::Batch(Arc::new(batch))
+    };
+    (0..ROWS / BATCH_ROWS).map(batch).collect()
+}
+
+fn configured(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("configured");
+    group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
+    for (name, aggregate) in [("mean", "mean(v)"), ("quantile", "quantile(v, 0.99)")] {
+        let toml = format!(
+            "[appliance]\nid = \"bench\"\n[streams.s]\nsignals = {{ v = \"V\" }}\ntags = [\"part\"]\nwatermark = {{ delay = \"5ms\" }}\n\
+             [[pipelines]]\nid = \"p\"\nstream = \"s\"\n[[pipelines.windows]]\nid = \"w\"\ntype = \"tumbling\"\nsize = \"1s\"\n\
+             group_by = [\"part\"]\naggregate = {{ a = \"{aggregate}\" }}\n"
+        );
+        let config = config::parse(&toml).expect("the text above is a configuration");
+        let inputs = batches(&config.engine.streams[0].stream);
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || Engine::new(&config.engine, Emit::Changes, Clock::Arrivals).expect("and fits together"),
+                |mut engine| {
+                    let (mut results, mut step) = (0, Step::default());
+                    for input in &inputs {
+                        engine.step(input, &mut step);
+                        results += step.outputs.len();
+                        step.clear();
+                    }
+                    (results, engine)
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// Pages of this process in memory, in bytes.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+}
+
+/// A million panes of a row each: 1,000 keys with 1,000 slices.
+fn memory() {
+    for (kind, slides) in [("tumbling", 1), ("sliding, 10 windows a row", 10)] {
+        for aggregate in ["count()", "mean(v)", "min(v)", "variance(v)", "quantile(v, 0.99)"] {
+            let stream = Arc::new(Stream::new("s", &["v"], &["part"]));
+            let window = WindowConfig {
+                id: "w".into(),
+                kind: match slides {
+                    1 => WindowKind::Tumbling { size_ns: 1_000_000, calendar_days: None },
+                    _ => WindowKind::Sliding { size_ns: slides * 1_000_000, slide_ns: 1_000_000 },
+                },
+                offset_ns: 0,
+                allowed_lateness_ns: 0,
+                accumulation: Accumulation::Accumulating,
+                timezone: None,
+                group_by: vec!["part".into()],
+                aggregates: vec![("a".into(), Aggregate::parse(aggregate, &stream).expect("the aggregate is right"))],
+            };
+            let mut windows = WindowOperator::new("p".into(), window, &stream).expect("the specification is right");
+            let names = parts();
+            let before = resident_bytes();
+            for slice in 0..1000_i64 {
+                let mut batch = Batch::new(Arc::clone(&stream), "s".into(), "s".into(), Timestamp(0));
+                batch.time = vec![slice * 1_000_000; PARTS];
+                batch.signals[0] = (0..PARTS).map(value_of).collect();
+                batch.tags[0] = TagColumn { codes: (0..PARTS as u32).collect(), names: names.clone() };
+                windows.push(&batch, 0..PARTS, Timestamp::MIN, &mut Vec::new());
+            }
+            let open = windows.open_count();
+            println!(
+                "{kind}, {aggregate}: {open} open windows, {} bytes each",
+                resident_bytes().saturating_sub(before) / open.max(1)
+            );
+        }
+    }
+}
+
+criterion_group!(benches, typed, configured);
+
+fn main() {
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    memory();
+}

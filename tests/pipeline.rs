@@ -1,0 +1,88 @@
+//! Filter and derived signals of a configured pipeline, and its counters.
+
+use std::sync::Arc;
+
+use qadf_edge::{
+    config,
+    engine::{Clock, Emit, Engine, Step},
+    model::{Batch, Body, Input, Number, Seq, Timestamp},
+};
+
+const PIPELINE: &str = r#"
+[appliance]
+id = "t"
+[streams.s]
+signals = { power = "W", intensity = "V" }
+watermark = { delay = "0s" }
+[[pipelines]]
+id = "p"
+stream = "s"
+filter = "power > 50.0 && intensity < 100.0"
+derive = { ratio = "intensity / power", doubled = "ratio * 2.0 + 1.0" }
+[[pipelines.windows]]
+id = "w"
+type = "tumbling"
+size = "1s"
+aggregate = { n = "count()", ratio = "sum(ratio)", doubled = "sum(doubled)" }
+[[pipelines]]
+id = "all"
+stream = "s"
+[[pipelines.windows]]
+id = "w"
+type = "tumbling"
+size = "1s"
+aggregate = { n = "count()", power = "count(power)" }
+"#;
+
+fn engine() -> Engine {
+    let config = config::parse(PIPELINE).expect("it is a configuration");
+    Engine::new(&config.engine, Emit::All, Clock::EventTime).expect("it fits together")
+}
+
+fn rows(engine: &Engine) -> Batch {
+    let stream = &engine.streams()[0].stream;
+    let mut batch = Batch::new(Arc::clone(stream), "s".into(), "s".into(), Timestamp(0));
+    batch.first_seq = Seq(1);
+    batch.time = (0..6).collect();
+    // Two stay; one has too little power, one too much intensity; of the last two the filter cannot say.
+    let columns =
+        [("power", [100.0, 200.0, 10.0, 100.0, f64::NAN, 100.0]), ("intensity", [10.0, 10.0, 10.0, 500.0, 1.0, f64::NAN])];
+    for (name, values) in columns {
+        let signal = stream.signals.iter().position(|signal| *signal.name == *name).expect("it has the signal");
+        batch.signals[signal] = values.to_vec();
+    }
+    batch
+}
+
+#[test]
+fn what_a_filter_leaves_out_and_what_it_fails_on_are_counted_apart() {
+    let (mut engine, mut step) = (engine(), Step::default());
+    let batch = rows(&engine);
+    engine.step(&Input::Batch(Arc::new(batch)), &mut step);
+    engine.end(true, &mut step);
+    let [first, all] = engine.pipelines() else { panic!("there are two pipelines") };
+    let (counters, others) = (first.counters, all.counters);
+    assert_eq!((counters.processed, counters.filtered, counters.failed, counters.results), (6, 2, 2, 1));
+    assert_eq!((others.processed, others.filtered, others.failed, others.results), (6, 0, 0, 1));
+}
+
+#[test]
+fn derived_signals_come_in_order_behind_the_filter_and_change_no_other_pipeline_nor_the_rows_kept() {
+    let (mut engine, mut step) = (engine(), Step::default());
+    let batch = rows(&engine);
+    engine.step(&Input::Batch(Arc::new(batch)), &mut step);
+    engine.end(true, &mut step);
+    let values = |pipeline: &str, name: &str| {
+        let mut windows = step.outputs.iter().filter(|output| *output.pipeline == *pipeline);
+        match windows.next().map(|output| &output.body) {
+            Some(Body::Window(window)) => window.values.get(name).copied(),
+            _ => None,
+        }
+    };
+    assert_eq!(values("p", "n"), Some(Number::Integer(2)));
+    let Some(Number::Real(ratio)) = values("p", "ratio") else { panic!("there is a sum") };
+    let Some(Number::Real(doubled)) = values("p", "doubled") else { panic!("there is a sum") };
+    assert!((ratio - 0.15).abs() < 1e-12 && (doubled - 2.3).abs() < 1e-12);
+    assert_eq!((values("all", "n"), values("all", "power")), (Some(Number::Integer(6)), Some(Number::Integer(5))));
+    assert_eq!((engine.streams()[0].ring.len(), engine.streams()[0].stream.signals.len()), (6, 2));
+}
