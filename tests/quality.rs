@@ -6,7 +6,7 @@ use qadf_edge::{
     config,
     engine::{Clock, Emit, Engine, Step},
     model::{Alert, Batch, Body, Input, Key, Order, Output, Seq, Severity, Timestamp},
-    quality::alert::Filter,
+    quality::{alert::Filter, figures::FigureLimit},
 };
 
 const SECOND: i64 = 1_000_000_000;
@@ -225,6 +225,28 @@ fn troubles_of_the_appliance_are_alerts_like_any_other() {
     assert_eq!(told(&step(&mut engine, &order(2, report(Severity::Critical)))), ["sink plant critical"]);
 }
 
+#[test]
+fn limits_on_figures_of_the_appliance_hold_unless_others_are_given() {
+    let limits = |text: &str| -> Vec<String> {
+        let config = config::parse(&setup("", text)).unwrap();
+        let words = |limit: &FigureLimit| {
+            let [above, below] = [limit.above, limit.below].map(|value| value.map_or(String::new(), |value| value.to_string()));
+            format!("{} {above} {below} {}s {}", limit.figure.name(), limit.lasting_ns / SECOND, limit.severity.name())
+        };
+        config.alerts.figures.iter().map(words).collect()
+    };
+    let defaults = limits("");
+    assert_eq!(defaults[..2], ["latency_ms 1000  10s critical", "error_share 0.05  10s critical"]);
+    assert_eq!(
+        defaults[2..],
+        ["cpu_share 0.8  10s medium", "memory_bytes 1000000000  10s medium", "waiting_rows 1000000  10s medium"]
+    );
+    assert_eq!(limits("[alerts]\ncooldown='1m'"), defaults);
+    assert!(limits("[alerts]\nfigures=[]").is_empty());
+    let given = "[[alerts.figures]]\nfigure='rows_per_second'\nbelow=10.0\nlasting='1m'\nseverity='high'";
+    assert_eq!(limits(given), ["rows_per_second  10 60s high"]);
+}
+
 const CHART: &str = "
 [[pipelines.charts]]
 id = 'c'
@@ -391,4 +413,8 @@ fn settings_that_cannot_work_are_refused() {
     refused("", &channel("type='mqtt'\nurl='mqtt://x'\ntopic='t/#'"), "no topic");
     refused("", &channel("type='email'\nserver='mail'\nfrom='a@b'\nto=['c@d']"), "host:port");
     refused("", &channel("type='email'\nserver='mail:25'\nfrom='a@b'\nto=[]"), "at least one");
+    let figure = |rest: &str| format!("[[alerts.figures]]\n{rest}\n");
+    refused("", &figure("figure='latency'\nabove=1.0"), "did you mean `latency_ms`?");
+    refused("", &figure("figure='latency_ms'"), "`above`, `below`, or both");
+    refused("", &figure("figure='latency_ms'\nabove=1.0\nbelow=1.0"), "must be less than `above`");
 }

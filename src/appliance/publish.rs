@@ -22,7 +22,8 @@ use crate::{
     config::Config,
     deliver::SinkCounters,
     ingest::{self, SourceKind, SourceState},
-    model::{Input, Timestamp},
+    model::{Input, Order, Timestamp},
+    quality::figures::{FigureWatch, Figures as Limited},
     status::{
         ProcessStatus, SinkRows, SinkStatus, Snapshot, SourceRows, SourceStatus, StoreStatus, StreamStatus,
         health::{Figures as Measures, assess},
@@ -53,7 +54,10 @@ pub(super) struct Publisher {
     before: VecDeque<(Instant, HashMap<String, u64>, f64)>,
     /// Rows received and refused by all sources, a while ago first.
     refused_before: VecDeque<(u64, u64)>,
+    /// What the health of the last snapshot was made of.
+    measured: Measures,
     reports: Reports,
+    limits: FigureWatch,
 }
 
 impl Publisher {
@@ -79,7 +83,9 @@ impl Publisher {
             sinks,
             before: VecDeque::new(),
             refused_before: VecDeque::new(),
+            measured: Measures::default(),
             reports: Reports::default(),
+            limits: FigureWatch::new(&config.alerts.figures),
         }
     }
 
@@ -99,15 +105,32 @@ impl Publisher {
         }
     }
 
-    /// Troubles that last become alerts. Streams that are silent are the engine's own to tell.
+    /// Troubles that last become alerts, and figures beyond their limits. Streams that are silent are the engine's own to tell.
     fn report(&mut self, snapshot: &Snapshot) {
         let own: Vec<String> = snapshot.problems.iter().filter(|problem| !problem.starts_with("stream ")).cloned().collect();
-        for order in self.reports.due(&own, Instant::now()) {
+        let crossed = self.limits.due(&self.limited(snapshot), snapshot.time).into_iter().map(|crossing| Order::Report {
+            source: crossing.figure.name().into(),
+            severity: crossing.severity,
+            message: crossing.message,
+        });
+        for order in self.reports.due(&own, Instant::now()).into_iter().chain(crossed) {
             tracing::warn!("{order:?}");
             let input = Some(Input::Order { time: now(), order });
             let append = Append { input, dead_letters: Vec::new(), decoded_at: Instant::now(), on_synced: Box::new(|_| ()) };
             // A store without room has no room for a report; the status page shows it all the same.
             drop(self.store.writer().try_append(append));
+        }
+    }
+
+    /// The figures that can have limits.
+    fn limited(&self, snapshot: &Snapshot) -> Limited {
+        Limited {
+            rows_per_second: Some(snapshot.streams.iter().map(|stream| stream.rows_per_second).sum()),
+            latency_ms: self.shared.latency_ms_newest(),
+            error_share: self.measured.errors,
+            cpu_share: self.measured.cpu,
+            memory_bytes: Some(snapshot.process.rss_bytes as f64),
+            waiting_rows: snapshot.sinks.iter().map(|sink| sink.rows.buffered as f64).max_by(f64::total_cmp),
         }
     }
 
@@ -131,7 +154,8 @@ impl Publisher {
         let state = if problems.is_empty() { "ok" } else { "degraded" };
         problems.extend(view.silent);
         let figures = self.shared.figures();
-        let health = assess(&self.measures(&sources, cpu_share, figures.latency_ms_p99));
+        self.measured = self.measures(&sources, cpu_share, figures.latency_ms_p99);
+        let health = assess(&self.measured);
         Snapshot {
             appliance: self.appliance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -13,6 +13,9 @@ use hdrhistogram::Histogram;
 use super::{locked, view::EngineView};
 use crate::{status::DURATION_BOUNDS_SECONDS, store::RecordNo};
 
+/// A row slower than ten minutes counts as one of ten minutes.
+const LATENCY_US_MAX: u64 = 600_000_000;
+
 /// What the engine's thread has measured.
 #[derive(Debug, Clone, Default)]
 pub struct Figures {
@@ -34,6 +37,8 @@ pub struct Figures {
 
 struct Measured {
     latency_us: Histogram<u64>,
+    /// Of the rows since somebody asked last, to two digits.
+    latency_us_newest: Histogram<u64>,
     rows_processed: u64,
     first_to_last: Option<(Instant, Instant)>,
     buckets: [u64; DURATION_BOUNDS_SECONDS.len() + 1],
@@ -52,8 +57,10 @@ pub(super) struct Shared {
 
 impl Default for Shared {
     fn default() -> Self {
-        let measured = Histogram::new_with_bounds(1, 600_000_000, 3).ok().map(|latency_us| Measured {
+        let histogram = |digits| Histogram::new_with_bounds(1, LATENCY_US_MAX, digits).ok();
+        let measured = histogram(3).zip(histogram(2)).map(|(latency_us, latency_us_newest)| Measured {
             latency_us,
+            latency_us_newest,
             rows_processed: 0,
             first_to_last: None,
             buckets: [0; DURATION_BOUNDS_SECONDS.len() + 1],
@@ -122,6 +129,15 @@ impl Shared {
         }
     }
 
+    /// 99 % of the rows since this was asked last are faster, milliseconds; none if there were none.
+    pub fn latency_ms_newest(&self) -> Option<f64> {
+        let mut measured = locked(&self.measured);
+        let newest = &mut measured.as_mut()?.latency_us_newest;
+        let p99 = (!newest.is_empty()).then(|| newest.value_at_quantile(0.99) as f64 / 1e3);
+        newest.reset();
+        p99
+    }
+
     pub fn stepped(&self, took: Duration) {
         if let Some(measured) = &mut *locked(&self.measured) {
             let seconds = took.as_secs_f64();
@@ -143,7 +159,9 @@ impl Shared {
                     let us = u64::try_from(now.duration_since(*decoded_at).as_micros()).unwrap_or(u64::MAX);
                     measured.latency_us.saturating_record(us);
                     // One call a batch is enough: its rows have the same latency.
-                    let _ = measured.latency_us.record_n(us.clamp(1, 600_000_000), rows.saturating_sub(1));
+                    let us = us.clamp(1, LATENCY_US_MAX);
+                    let _ = measured.latency_us.record_n(us, rows.saturating_sub(1));
+                    let _ = measured.latency_us_newest.record_n(us, *rows);
                 }
             }
         }

@@ -17,7 +17,10 @@ use crate::{
     deliver::channel::{Far, email, mqtt, webhook},
     ingest::MqttUrl,
     model::Severity,
-    quality::alert::AlertConfig,
+    quality::{
+        alert::AlertConfig,
+        figures::{Figure, FigureLimit},
+    },
 };
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -56,12 +59,20 @@ pub struct ChannelConfig {
 }
 
 /// `[alerts]`
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AlertsSection {
     /// Cooldown, and when an alert that nobody acknowledged is raised again, one severity higher.
     pub book: AlertConfig,
     /// Where they go besides the outbox.
     pub channels: Vec<ChannelConfig>,
+    /// Limits on the appliance's own figures.
+    pub figures: Vec<FigureLimit>,
+}
+
+impl Default for AlertsSection {
+    fn default() -> Self {
+        Self { book: AlertConfig::default(), channels: Vec::new(), figures: FigureLimit::defaults() }
+    }
 }
 
 /// `[api]` and `[metrics]`
@@ -124,7 +135,27 @@ pub fn alerts(root: &Section<'_>, appliance: &str, sinks: &[Arc<str>]) -> Alerts
     let channels = section.get("channels").map_or_else(Vec::new, |value| value.items());
     let mut used = sinks.iter().map(ToString::to_string).collect();
     alerts.channels = channels.iter().filter_map(|value| channel(value, appliance, &mut used)).collect();
+    if let Some(figures) = section.get("figures") {
+        alerts.figures = figures.items().iter().filter_map(figure_limit).collect();
+    }
     alerts
+}
+
+fn figure_limit(value: &Value<'_>) -> Option<FigureLimit> {
+    let section = value.section()?;
+    let figure = section.required("figure")?.choice(&Figure::ALL)?;
+    let number = |key: &str| section.get(key).and_then(|value| value.number());
+    let (above, below) = (number("above"), number("below"));
+    match (above, below) {
+        (None, None) => section.fault("a limit on a figure needs `above`, `below`, or both"),
+        (Some(above), Some(below)) if below >= above => {
+            section.fault_at("below", format!("every value is below {below} or above {above}: `below` must be less than `above`"));
+        }
+        _ => {}
+    }
+    let lasting_ns = not_negative(&section, "lasting", FigureLimit::LASTING_NS);
+    let severity = section.choice_or("severity", &SEVERITIES, Severity::Medium);
+    Some(FigureLimit { figure, above, below, lasting_ns, severity })
 }
 
 fn channel(value: &Value<'_>, appliance: &str, used: &mut BTreeSet<String>) -> Option<ChannelConfig> {

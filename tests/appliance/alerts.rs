@@ -101,6 +101,28 @@ fn an_alert_waits_for_a_webhook_that_is_down_also_over_a_power_cut() {
 }
 
 #[test]
+fn a_figure_of_the_appliance_beyond_its_limit_is_an_alert() {
+    let site = Site::new("figure");
+    let limit = |rest: &str| format!("[[alerts.figures]]\nlasting = \"0s\"\n{rest}\n");
+    let limits = [
+        limit("figure = \"memory_bytes\"\nabove = 1.0\nseverity = \"high\""),
+        limit("figure = \"rows_per_second\"\nbelow = 1e9"),
+        limit("figure = \"waiting_rows\"\nabove = 1e12"),
+    ];
+    site.configure(&format!("{PIPELINE}\n{}", limits.concat()));
+    let appliance = site.start();
+    let of = |status: &Value, source: &str| list(status, "alerts").iter().filter(|alert| alert["source"] == source).count();
+    let told =
+        appliance.until("both figures are told", |status| of(status, "memory_bytes") > 0 && of(status, "rows_per_second") > 0);
+    let alert = list(&told, "alerts").iter().find(|alert| alert["source"] == "memory_bytes").expect("it was there");
+    assert_eq!(alert["severity"], "high");
+    assert!(alert["message"].as_str().is_some_and(|message| message.contains("is above 1")), "{alert}");
+    // Once as long as it lasts, and nothing of what is within.
+    assert_eq!((of(&told, "memory_bytes"), of(&told, "rows_per_second"), of(&told, "waiting_rows")), (1, 1, 0));
+    appliance.stop();
+}
+
+#[test]
 fn a_note_on_an_alert_is_by_name_and_survives_a_power_cut() {
     let site = Site::new("note");
     site.configure(&format!("{PIPELINE}\n[alerts]\nescalate_after = \"300ms\"\n"));
