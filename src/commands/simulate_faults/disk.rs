@@ -74,7 +74,7 @@ impl Disk {
             return Err(format!("after a crash the store takes itself for damaged: {:?}", recovered.notices));
         }
         let pin = Connection::open(place.join(FILE_NAME)).map_err(|error| error.to_string())?;
-        self.open = Some(Open { store, pin, place });
+        self.open = Some(Open { pin, store, place });
         self.move_log().map_err(|error| error.to_string())?;
         Ok(recovered)
     }

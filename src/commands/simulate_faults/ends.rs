@@ -322,7 +322,9 @@ mod tests {
 
     fn wrongs(kind: Kind, rows: &[(u64, u64)]) -> Wrongs {
         let (mut held, mut wrongs) = (Held::default(), Wrongs::default());
-        rows.iter().for_each(|(seq, what)| drop(held.take(*seq, *what, kind, &mut wrongs)));
+        for (seq, what) in rows {
+            held.take(*seq, *what, kind, &mut wrongs);
+        }
         wrongs
     }
 
