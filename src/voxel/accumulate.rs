@@ -1,9 +1,9 @@
 //! Rows into voxels.
 //!
 //! Rows go through in blocks of 128, in passes that each do one thing: locate (all rows, no branch), keep those that count, look up their
-//! tiles (once a run of rows in the same tile), mark what is touched, and add to each signal's lanes. Where neighbouring rows lie in
-//! different tiles, a pass that only reads comes before the adding: its loads do not depend on each other, so the processor fetches
-//! the block's cache lines side by side instead of one after the other.
+//! tiles (once a run of rows in the same tile), mark what is touched, and add to each signal's lanes. A pass that only reads comes
+//! before the adding: its loads do not depend on each other, so the processor fetches the block's cache lines side by side instead of
+//! one after the other.
 
 use std::ops::Range;
 
@@ -17,8 +17,6 @@ use super::{
 
 /// Rows in a block: its cache lines fit the first-level cache.
 pub(super) const BLOCK_ROWS: usize = 128;
-/// Rows a run on average below which lines are fetched ahead.
-const SCATTERED_RUN_ROWS: usize = 4;
 
 /// What an update did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,6 +65,20 @@ struct Block {
     cells: [u64; BLOCK_ROWS],
     /// 1 for the rows that count.
     kept: [u64; BLOCK_ROWS],
+}
+
+/// Which of the grid's signals have a finite value in every row of a block; of those beyond the 64th it is not known.
+#[derive(Clone, Copy, Default)]
+struct Whole(u64);
+
+impl Whole {
+    fn note(&mut self, signal: usize, is_whole: bool) {
+        self.0 |= u64::from(is_whole && signal < 64) << (signal % 64);
+    }
+
+    fn has(self, signal: usize) -> bool {
+        signal < 64 && self.0 >> signal & 1 == 1
+    }
 }
 
 /// Rows of a block in the same tile.
@@ -130,8 +142,9 @@ impl Grid {
         let len = rows.len();
         let at = if is_moved { [&moved[0][..len], &moved[1][..len], &moved[2][..len]] } else { from };
         let mut block = self.locate(&Columns { at, layers });
-        if self.require_value(batch, &rows, &mut block) {
-            self.add_located(&block, &batch.time[rows.clone()], |column| &batch.signals[column][rows.clone()], touched);
+        let (all_count, whole) = self.require_value(batch, &rows, &mut block);
+        if all_count {
+            self.add_located(&block, &batch.time[rows.clone()], |column| &batch.signals[column][rows.clone()], whole, touched);
         } else {
             self.add_kept(batch, rows, block, touched);
         }
@@ -155,21 +168,25 @@ impl Grid {
             self.columns.iter().map(|column| kept.iter().map(|row| batch.signals[*column][*row]).collect()).collect();
         let columns = self.columns.clone();
         let place = |column: usize| columns.iter().position(|own| *own == column).unwrap_or(0);
-        self.add_located(&block, &times, |column| &values[place(column)], touched);
+        self.add_located(&block, &times, |column| &values[place(column)], Whole::default(), touched);
     }
 
     /// Adds rows that all count, given their times and, by column of the stream, their values.
-    fn add_located<'a>(&mut self, block: &Block, times: &[i64], values: impl Fn(usize) -> &'a [f64], touched: &mut Touched) {
+    fn add_located<'a>(
+        &mut self,
+        block: &Block,
+        times: &[i64],
+        values: impl Fn(usize) -> &'a [f64],
+        whole: Whole,
+        touched: &mut Touched,
+    ) {
         let mut runs = [Run::default(); BLOCK_ROWS];
         let count = self.look_up(block, &mut runs, touched);
         let runs = &runs[..count];
         self.mark(block, runs, times, touched);
-        let scattered = runs.len() * SCATTERED_RUN_ROWS > block.len;
-        for (lanes, column) in self.lanes.iter_mut().zip(&self.columns) {
-            if scattered {
-                fetch(lanes, block, runs);
-            }
-            add(lanes, block, runs, times, values(*column));
+        for (signal, (lanes, column)) in self.lanes.iter_mut().zip(&self.columns).enumerate() {
+            fetch(lanes, block, runs);
+            add(lanes, block, runs, times, values(*column), whole.has(signal));
         }
     }
 
@@ -206,20 +223,24 @@ impl Grid {
         block
     }
 
-    /// Rows without a value of any of the grid's signals do not count. Whether all count.
-    fn require_value(&self, batch: &Batch, rows: &Range<usize>, block: &mut Block) -> bool {
-        let mut with_value = [0_u64; BLOCK_ROWS];
-        for column in &self.columns {
-            for (has, value) in with_value.iter_mut().zip(&batch.signals[*column][rows.clone()]) {
-                *has |= u64::from(value.abs() < f64::INFINITY);
+    /// Rows without a value of any of the grid's signals do not count. Whether all count, and which signals have all values.
+    fn require_value(&self, batch: &Batch, rows: &Range<usize>, block: &mut Block) -> (bool, Whole) {
+        let values = |column: &usize| &batch.signals[*column][rows.clone()];
+        let mut whole = Whole::default();
+        for (signal, column) in self.columns.iter().enumerate() {
+            let all = values(column).iter().fold(1, |all, value| all & u64::from(value.abs() < f64::INFINITY));
+            whole.note(signal, all == 1);
+        }
+        if whole.0 == 0 {
+            let mut with_value = [0_u64; BLOCK_ROWS];
+            for column in &self.columns {
+                for (has, value) in with_value.iter_mut().zip(values(column)) {
+                    *has |= u64::from(value.abs() < f64::INFINITY);
+                }
             }
+            block.kept.iter_mut().zip(&with_value).for_each(|(kept, has)| *kept &= has);
         }
-        let mut all = 1;
-        for (kept, has) in block.kept[..rows.len()].iter_mut().zip(&with_value) {
-            *kept &= has;
-            all &= *kept;
-        }
-        all == 1
+        (block.kept[..rows.len()].iter().fold(1, |all, kept| all & kept) == 1, whole)
     }
 
     /// Counts a row that is not added, by the first reason that holds.
@@ -312,23 +333,39 @@ fn fetch(lanes: &Lanes, block: &Block, runs: &[Run]) {
     for run in runs {
         let tile = &lanes.cells[run.slot as usize];
         for cell in &block.cells[run.rows()] {
-            let (count, last) = (tile[*cell as usize % TILE_VOXELS].count, tile[*cell as usize % TILE_VOXELS].last_time);
-            seen ^= u64::from(count) ^ last as u64;
+            let cell = &tile[*cell as usize % TILE_VOXELS];
+            seen ^= u64::from(cell.count) ^ cell.max.to_bits();
+        }
+    }
+    for tiles in [&lanes.last, &lanes.first].into_iter().filter_map(|lane| lane.tiles.as_ref()) {
+        for run in runs {
+            let tile = &tiles[run.slot as usize];
+            seen ^= block.cells[run.rows()].iter().fold(0, |seen, cell| seen ^ tile[*cell as usize % TILE_VOXELS].time as u64);
         }
     }
     std::hint::black_box(seen);
 }
 
-fn add(lanes: &mut Lanes, block: &Block, runs: &[Run], times: &[i64], values: &[f64]) {
+fn add(lanes: &mut Lanes, block: &Block, runs: &[Run], times: &[i64], values: &[f64], is_whole: bool) {
     for run in runs {
-        let slot = run.slot as usize;
         let cells = block.cells[run.rows()].iter().map(|cell| *cell as usize % TILE_VOXELS);
         // Adding 0.0 makes -0.0 a 0.0: which of the two an extreme is would depend on the order of rows.
         let stamped = times[run.rows()].iter().zip(values[run.rows()].iter().map(|value| value + 0.0));
-        let found = cells.zip(stamped).filter(|(_, (_, value))| value.is_finite());
-        let tile = &mut lanes.cells[slot];
-        found.clone().for_each(|(cell, (time, value))| tile[cell].add(*time, value));
-        lanes.first.in_tile(slot, |first| found.clone().for_each(|(cell, (time, value))| first[cell].earlier(*time, value)));
-        lanes.sum.in_tile(slot, |sum| found.for_each(|(cell, (_, value))| sum[cell].add(value)));
+        let rows = cells.zip(stamped).map(|(cell, (time, value))| (cell, *time, value));
+        if is_whole {
+            add_rows(lanes, run.slot as usize, rows);
+        } else {
+            add_rows(lanes, run.slot as usize, rows.filter(|(_, _, value)| value.is_finite()));
+        }
     }
+}
+
+/// Adds rows of (place in the tile, time, value), a lane at a time.
+#[inline]
+fn add_rows(lanes: &mut Lanes, slot: usize, rows: impl Iterator<Item = (usize, i64, f64)> + Clone) {
+    let tile = &mut lanes.cells[slot];
+    rows.clone().for_each(|(cell, _, value)| tile[cell].add(value));
+    lanes.last.in_tile(slot, |last| rows.clone().for_each(|(cell, time, value)| last[cell].later(time, value)));
+    lanes.first.in_tile(slot, |first| rows.clone().for_each(|(cell, time, value)| first[cell].earlier(time, value)));
+    lanes.sum.in_tile(slot, |sum| rows.for_each(|(cell, _, value)| sum[cell].add(value)));
 }

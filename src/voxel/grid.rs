@@ -344,7 +344,7 @@ impl Grid {
             variance: stats.variance(),
             min: stats.min,
             max: stats.max,
-            last: Some(stats.last.value),
+            last: stats.last.map(|last| last.value),
         }
     }
 
