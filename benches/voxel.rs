@@ -75,8 +75,8 @@ fn grid(lanes: Lanes, transform: Transform) -> Grid {
     Grid::new(GridConfig::new(settings).expect("valid"), stream()).expect("the stream has it")
 }
 
-const BASIC: Lanes = Lanes { sum: false, first: false };
-const ALL: Lanes = Lanes { sum: true, first: true };
+const BASIC: Lanes = Lanes::NONE;
+const ALL: Lanes = Lanes { last: true, sum: true, first: true };
 
 /// How long this thread has been on the processor.
 fn processor_seconds() -> f64 {
@@ -209,7 +209,7 @@ fn main() {
     {
         let dense = into_dense(&format!("{name}: dense array"), &points);
         let basic = into_grid(&format!("{name}: grid, basic lanes"), &points, BASIC, identity);
-        let default = into_grid(&format!("{name}: grid, basic (default)"), &points, Lanes::default(), identity);
+        let default = into_grid(&format!("{name}: grid, with last (default)"), &points, Lanes::default(), identity);
         into_grid(&format!("{name}: grid, all lanes"), &points, ALL, identity);
         let turned = Transform::from_euler([0.0, 25.6, 0.0], [0.0, 0.0, -90.0], 1.0).expect("valid");
         into_grid(&format!("{name}: grid, turned by 90 degrees"), &points, Lanes::default(), turned);

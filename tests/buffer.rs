@@ -234,3 +234,46 @@ fn a_state_of_another_shape_is_refused() {
     let other = Arc::new(Stream::new("melt", &["intensity", "power"], &["part"]));
     assert!(Ring::restore(other, 4, ring.snapshot()).is_err());
 }
+
+#[test]
+fn windows_are_views_of_columns_that_are_allocated_once() {
+    let mut ring = ring(8);
+    add(&mut ring, &ramp(8));
+    let places = |ring: &Ring| (0..8).map(|rows| ring.sliding(rows + 1).signal(0).as_ptr() as usize).collect::<Vec<_>>();
+    let before = places(&ring);
+    // Each lap leaves the newest row in the same slot.
+    for lap in 1..50 {
+        let rows: Vec<_> = ramp(8).into_iter().map(|(time, value)| (time + lap * 8 * SECOND, value)).collect();
+        add(&mut ring, &rows);
+        assert_eq!(places(&ring), before, "lap {lap}");
+    }
+    let by_time = ring.time_window(2 * SECOND, Timestamp(399 * SECOND));
+    assert_eq!(by_time.contiguous().unwrap().signal(0).as_ptr(), ring.sliding(3).signal(0).as_ptr());
+    assert_eq!(ring.statistics().evicted, 49 * 8);
+}
+
+#[test]
+fn a_readers_copy_stays_as_it_was() {
+    let mut ring = ring(4);
+    add(&mut ring, &ramp(4));
+    let copy = ring.recent(3);
+    add(&mut ring, &[(9 * SECOND, 9.0), (10 * SECOND, 10.0), (11 * SECOND, 11.0)]);
+    assert_eq!(copy.signals[0], [1.0, 2.0, 3.0]);
+    assert_eq!(ring.recent(3).signals[0], [9.0, 10.0, 11.0]);
+}
+
+#[test]
+fn statistics_follow_every_way_out() {
+    let mut ring = ring(4);
+    let empty = ring.statistics();
+    assert_eq!((empty.rows, empty.utilisation_percent, empty.oldest, empty.newest, empty.span_ns), (0, 0.0, None, None, 0));
+    add(&mut ring, &[(5, 1.0), (3, 2.0), (9, 3.0)]);
+    let some = ring.statistics();
+    assert_eq!((some.oldest, some.newest, some.span_ns), (Some(Timestamp(3)), Some(Timestamp(9)), 6));
+    assert_eq!((some.utilisation_percent, some.capacity), (75.0, 4));
+    add(&mut ring, &[(10, 4.0), (11, 5.0), (12, 6.0)]);
+    assert_eq!(ring.clear_older_than(Timestamp(11)), 2);
+    let left = ring.statistics();
+    assert_eq!((left.rows, left.added, left.evicted, left.removed), (2, 6, 2, 2));
+    assert_eq!((left.oldest, left.newest), (Some(Timestamp(11)), Some(Timestamp(12))));
+}

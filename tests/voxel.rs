@@ -197,12 +197,12 @@ fn last_goes_by_event_time_then_by_arrival() {
     let mut rows = batch(&[([0.5; 3], 1.0), ([0.5; 3], 2.0), ([0.5; 3], 3.0), ([0.5; 3], 4.0)]);
     rows.time = vec![5, 9, 9, 7];
     let mut settings = open(1.0);
-    settings.lanes = Lanes { sum: true, first: true };
+    settings.lanes = Lanes { last: true, sum: true, first: true };
     let mut grid = grid(settings);
     grid.update(&rows, 0..4);
     let stats = grid.get([0; 3], 0).unwrap();
-    assert_eq!((stats.first.unwrap().value, stats.last.value), (1.0, 3.0));
-    assert_eq!((stats.first.unwrap().time, stats.last.time), (5, 9));
+    assert_eq!((stats.first.unwrap().value, stats.last.unwrap().value), (1.0, 3.0));
+    assert_eq!((stats.first.unwrap().time, stats.last.unwrap().time), (5, 9));
     assert_eq!(stats.sum(), 10.0);
 }
 

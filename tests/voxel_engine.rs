@@ -187,7 +187,7 @@ fn whole(engine: &Engine, store: &BTreeMap<String, Vec<u8>>) -> Grid {
 
 /// What does not depend on where a layer was when a row came.
 fn exact(grid: &Grid) -> Vec<([i32; 3], u32, f64, f64, i64)> {
-    grid.voxels(0).map(|(index, stats)| (index, stats.count, stats.min, stats.max, stats.last.time)).collect()
+    grid.voxels(0).map(|(index, stats)| (index, stats.count, stats.min, stats.max, stats.last.unwrap().time)).collect()
 }
 
 fn figures(grid: &Grid) -> Vec<(u64, Option<f64>, u64, Option<f64>)> {

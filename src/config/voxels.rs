@@ -121,13 +121,18 @@ fn expected(section: &Section<'_>, regions: &[(Arc<str>, Region)]) -> Expected {
     section.choice_or("expected", &choices, Expected::Plate)
 }
 
+/// `statistics`: those kept besides the basic ones; unless there, the latest row's.
 fn lanes(section: &Section<'_>) -> Lanes {
-    let mut lanes = Lanes::default();
+    if section.get("statistics").is_none() {
+        return Lanes::default();
+    }
+    let mut lanes = Lanes::NONE;
     for name in section.strings("statistics") {
         match name.value.as_str() {
+            "last" => lanes.last = true,
             "sum" => lanes.sum = true,
             "first" => lanes.first = true,
-            other => section.faults.add(&name.span, format!("`{other}` cannot be switched on: choose of `sum`, `first`")),
+            other => section.faults.add(&name.span, format!("`{other}` cannot be switched on: choose of `last`, `sum`, `first`")),
         }
     }
     lanes

@@ -1,24 +1,23 @@
 //! Rows into voxels.
 //!
 //! Rows go through in blocks of 128, in passes that each do one thing: locate (all rows, no branch), keep those that count, look up their
-//! tiles (once a run of rows in the same tile), mark what is touched, and add to each signal's lanes. Where neighbouring rows lie in
-//! different tiles, a pass that only reads comes before the adding: its loads do not depend on each other, so the processor fetches
-//! the block's cache lines side by side instead of one after the other.
+//! tiles (once a run of rows in the same tile), ask for the cache lines of their voxels, mark what is touched, and add to each signal's
+//! lanes. Asked for before the adding, a block's lines come side by side instead of one after the other, while the marks are made.
 
 use std::ops::Range;
+
+use prefetch_index::prefetch_index;
 
 use crate::model::{Batch, NO_LAYER};
 
 use super::{
-    Grid, LayerBy, TileKey, Weights,
-    grid::{Bits, Latest},
-    tile::{LAYER_SHIFT, Lanes, ROW_SHIFT, TILE_SHIFT, TILE_VOXELS, cell_part, layer_part, tile_part},
+    Axis, Grid, LayerBy, TileKey, Weights,
+    grid::Bits,
+    tile::{LAYER_SHIFT, Lane, Lanes, ROW_SHIFT, TILE_SHIFT, TILE_VOXELS, cell_part, layer_part, tile_part},
 };
 
 /// Rows in a block: its cache lines fit the first-level cache.
 pub(super) const BLOCK_ROWS: usize = 128;
-/// Rows a run on average below which lines are fetched ahead.
-const SCATTERED_RUN_ROWS: usize = 4;
 
 /// What an update did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +68,39 @@ struct Block {
     kept: [u64; BLOCK_ROWS],
 }
 
+impl Block {
+    /// Locates all rows along one axis; `parts` gives what an index is in a key and in a place. One axis at a time: its constants and
+    /// the loop's values fit the registers.
+    #[inline]
+    fn along(&mut self, axis: &Axis, mm: &[f64], parts: impl Fn(i64) -> (u64, u64)) {
+        let rows = self.keys.iter_mut().zip(&mut self.cells).zip(&mut self.kept);
+        for (((key, cell), kept), mm) in rows.zip(mm) {
+            let (index, inside) = axis.locate(*mm);
+            let (of_key, of_cell) = parts(index);
+            *key |= of_key;
+            *cell |= of_cell;
+            *kept &= u64::from(inside);
+        }
+    }
+}
+
+/// A row for which there is no memory.
+const NO_SLOT: u32 = u32::MAX;
+
+/// Which of the grid's signals have a finite value in every row of a block; of those beyond the 64th it is not known.
+#[derive(Clone, Copy, Default)]
+struct Whole(u64);
+
+impl Whole {
+    fn note(&mut self, signal: usize, is_whole: bool) {
+        self.0 |= u64::from(is_whole && signal < 64) << (signal % 64);
+    }
+
+    fn has(self, signal: usize) -> bool {
+        signal < 64 && self.0 >> signal & 1 == 1
+    }
+}
+
 /// Rows of a block in the same tile.
 #[derive(Clone, Copy, Default)]
 struct Run {
@@ -104,8 +136,8 @@ impl Grid {
 
     fn finish(&mut self, mut touched: Touched) -> Touched {
         self.version += u64::from(touched.voxels > 0);
-        for latest in &self.latest {
-            self.tiles[latest.slot as usize].version = self.version;
+        for slot in &self.latest.slots {
+            self.tiles[*slot as usize].version = self.version;
         }
         touched.version = self.version;
         self.counters.rows += touched.rows;
@@ -130,8 +162,9 @@ impl Grid {
         let len = rows.len();
         let at = if is_moved { [&moved[0][..len], &moved[1][..len], &moved[2][..len]] } else { from };
         let mut block = self.locate(&Columns { at, layers });
-        if self.require_value(batch, &rows, &mut block) {
-            self.add_located(&block, &batch.time[rows.clone()], |column| &batch.signals[column][rows.clone()], touched);
+        let (all_count, whole) = self.require_value(batch, &rows, &mut block);
+        if all_count {
+            self.add_located(&block, &batch.time[rows.clone()], |column| &batch.signals[column][rows.clone()], whole, touched);
         } else {
             self.add_kept(batch, rows, block, touched);
         }
@@ -155,21 +188,26 @@ impl Grid {
             self.columns.iter().map(|column| kept.iter().map(|row| batch.signals[*column][*row]).collect()).collect();
         let columns = self.columns.clone();
         let place = |column: usize| columns.iter().position(|own| *own == column).unwrap_or(0);
-        self.add_located(&block, &times, |column| &values[place(column)], touched);
+        self.add_located(&block, &times, |column| &values[place(column)], Whole::default(), touched);
     }
 
     /// Adds rows that all count, given their times and, by column of the stream, their values.
-    fn add_located<'a>(&mut self, block: &Block, times: &[i64], values: impl Fn(usize) -> &'a [f64], touched: &mut Touched) {
+    fn add_located<'a>(
+        &mut self,
+        block: &Block,
+        times: &[i64],
+        values: impl Fn(usize) -> &'a [f64],
+        whole: Whole,
+        touched: &mut Touched,
+    ) {
         let mut runs = [Run::default(); BLOCK_ROWS];
-        let count = self.look_up(block, &mut runs, touched);
+        let mut slots = [NO_SLOT; BLOCK_ROWS];
+        let count = self.look_up(block, &mut runs, &mut slots, touched);
         let runs = &runs[..count];
+        self.lanes.iter().for_each(|lanes| fetch(lanes, &slots[..block.len], &block.cells));
         self.mark(block, runs, times, touched);
-        let scattered = runs.len() * SCATTERED_RUN_ROWS > block.len;
-        for (lanes, column) in self.lanes.iter_mut().zip(&self.columns) {
-            if scattered {
-                fetch(lanes, block, runs);
-            }
-            add(lanes, block, runs, times, values(*column));
+        for (signal, (lanes, column)) in self.lanes.iter_mut().zip(&self.columns).enumerate() {
+            add(lanes, block, runs, times, values(*column), whole.has(signal));
         }
     }
 
@@ -177,25 +215,12 @@ impl Grid {
         let len = columns.at[0].len();
         let mut block = Block { len, keys: [0; BLOCK_ROWS], cells: [0; BLOCK_ROWS], kept: [1; BLOCK_ROWS] };
         let [along_x, along_y, along_z] = self.config.axes();
-        let located = block.keys.iter_mut().zip(&mut block.cells).zip(&mut block.kept);
-        let points = columns.at[0].iter().zip(columns.at[1]);
-        for (((key, cell), kept), (x, y)) in located.zip(points) {
-            let ((i, in_x), (j, in_y)) = (along_x.locate(*x), along_y.locate(*y));
-            *key = tile_part(j) << ROW_SHIFT | tile_part(i);
-            *cell = cell_part(j) << TILE_SHIFT | cell_part(i);
-            *kept = u64::from(in_x) & u64::from(in_y);
-        }
-        let located = block.keys.iter_mut().zip(&mut block.kept).take(len).enumerate();
+        block.along(along_x, columns.at[0], |i| (tile_part(i), cell_part(i)));
+        block.along(along_y, columns.at[1], |j| (tile_part(j) << ROW_SHIFT, cell_part(j) << TILE_SHIFT));
         match self.config.settings().layer_by {
-            LayerBy::Z => {
-                for ((_, (key, kept)), z) in located.zip(columns.at[2]) {
-                    let (k, in_z) = along_z.locate(*z);
-                    *key |= layer_part(k) << LAYER_SHIFT;
-                    *kept &= u64::from(in_z);
-                }
-            }
+            LayerBy::Z => block.along(along_z, columns.at[2], |k| (layer_part(k) << LAYER_SHIFT, 0)),
             LayerBy::Number { first } => {
-                for (row, (key, kept)) in located {
+                for (row, (key, kept)) in block.keys.iter_mut().zip(&mut block.kept).take(len).enumerate() {
                     let layer = columns.layers.map_or(NO_LAYER, |layers| layers[row]);
                     let k = layer.checked_sub(first).filter(|k| layer != NO_LAYER && along_z.contains(*k));
                     *key |= layer_part(i64::from(k.unwrap_or(0))) << LAYER_SHIFT;
@@ -206,20 +231,24 @@ impl Grid {
         block
     }
 
-    /// Rows without a value of any of the grid's signals do not count. Whether all count.
-    fn require_value(&self, batch: &Batch, rows: &Range<usize>, block: &mut Block) -> bool {
-        let mut with_value = [0_u64; BLOCK_ROWS];
-        for column in &self.columns {
-            for (has, value) in with_value.iter_mut().zip(&batch.signals[*column][rows.clone()]) {
-                *has |= u64::from(value.abs() < f64::INFINITY);
+    /// Rows without a value of any of the grid's signals do not count. Whether all count, and which signals have all values.
+    fn require_value(&self, batch: &Batch, rows: &Range<usize>, block: &mut Block) -> (bool, Whole) {
+        let values = |column: &usize| &batch.signals[*column][rows.clone()];
+        let mut whole = Whole::default();
+        for (signal, column) in self.columns.iter().enumerate() {
+            let all = values(column).iter().fold(1, |all, value| all & u64::from(value.abs() < f64::INFINITY));
+            whole.note(signal, all == 1);
+        }
+        if whole.0 == 0 {
+            let mut with_value = [0_u64; BLOCK_ROWS];
+            for column in &self.columns {
+                for (has, value) in with_value.iter_mut().zip(values(column)) {
+                    *has |= u64::from(value.abs() < f64::INFINITY);
+                }
             }
+            block.kept.iter_mut().zip(&with_value).for_each(|(kept, has)| *kept &= has);
         }
-        let mut all = 1;
-        for (kept, has) in block.kept[..rows.len()].iter_mut().zip(&with_value) {
-            *kept &= has;
-            all &= *kept;
-        }
-        all == 1
+        (block.kept[..rows.len()].iter().fold(1, |all, kept| all & kept) == 1, whole)
     }
 
     /// Counts a row that is not added, by the first reason that holds.
@@ -238,13 +267,21 @@ impl Grid {
 
     /// Cuts the block into runs of rows in the same tile and finds or makes the tiles; rows for which there is no memory are counted
     /// and in no run. How many runs.
-    fn look_up(&mut self, block: &Block, runs: &mut [Run; BLOCK_ROWS], touched: &mut Touched) -> usize {
+    fn look_up(
+        &mut self,
+        block: &Block,
+        runs: &mut [Run; BLOCK_ROWS],
+        slots: &mut [u32; BLOCK_ROWS],
+        touched: &mut Touched,
+    ) -> usize {
         let keys = &block.keys[..block.len];
         let (mut count, mut start) = (0, 0);
         while let Some(key) = keys.get(start) {
             let len = keys[start..].iter().take_while(|next| *next == key).count();
             if let Some(slot) = self.slot_if_it_fits(TileKey(*key)) {
                 runs[count] = Run { slot: slot as u32, start: start as u32, end: (start + len) as u32 };
+                slots[start..start + len].fill(slot as u32);
+                prefetch_index(self.links.as_slice(), slot);
                 count += 1;
                 touched.rows += len as u64;
             } else {
@@ -255,6 +292,7 @@ impl Grid {
         count
     }
 
+    #[inline]
     pub(super) fn slot_if_it_fits(&mut self, key: TileKey) -> Option<usize> {
         if let Some(slot) = self.slots.get(&key.0) {
             return Some(*slot as usize);
@@ -277,11 +315,12 @@ impl Grid {
     #[inline]
     pub(super) fn touch(&mut self, slot: usize) -> &mut Bits {
         let links = &mut self.links[slot];
-        if self.latest.get(links.latest as usize).is_none_or(|latest| latest.slot as usize != slot) {
-            links.latest = self.latest.len() as u32;
-            self.latest.push(Latest { slot: slot as u32, bits: Bits::default() });
+        if self.latest.slots.get(links.latest as usize).is_none_or(|latest| *latest as usize != slot) {
+            links.latest = self.latest.slots.len() as u32;
+            self.latest.slots.push(slot as u32);
+            self.latest.bits.push(Bits::default());
         }
-        &mut self.latest[links.latest as usize].bits
+        &mut self.latest.bits[links.latest as usize]
     }
 }
 
@@ -306,29 +345,50 @@ pub(super) fn mark_cells(bits: &mut Bits, cells: &[u64]) -> u64 {
     new
 }
 
-/// Reads what `add` will change, so that the loads overlap.
-fn fetch(lanes: &Lanes, block: &Block, runs: &[Run]) {
-    let mut seen = 0;
-    for run in runs {
-        let tile = &lanes.cells[run.slot as usize];
-        for cell in &block.cells[run.rows()] {
-            let (count, last) = (tile[*cell as usize % TILE_VOXELS].count, tile[*cell as usize % TILE_VOXELS].last_time);
-            seen ^= u64::from(count) ^ last as u64;
-        }
+/// Asks for the cache lines that `add` will change.
+fn fetch(lanes: &Lanes, slots: &[u32], cells: &[u64; BLOCK_ROWS]) {
+    // A voxel may lie on two lines: the next one's beginning is on the second or, rarely, on the line behind.
+    fetch_lane(&lanes.cells, slots, cells, |tile, cell| {
+        prefetch_index(tile, cell);
+        prefetch_index(tile, cell + 1);
+    });
+    for stamped in [&lanes.last, &lanes.first].into_iter().filter_map(|lane| lane.tiles.as_ref()) {
+        fetch_lane(stamped, slots, cells, |tile, cell| prefetch_index(tile, cell));
     }
-    std::hint::black_box(seen);
+    if let Some(sums) = &lanes.sum.tiles {
+        fetch_lane(sums, slots, cells, |tile, cell| prefetch_index(tile, cell));
+    }
 }
 
-fn add(lanes: &mut Lanes, block: &Block, runs: &[Run], times: &[i64], values: &[f64]) {
+#[inline]
+fn fetch_lane<T>(tiles: &[Lane<T>], slots: &[u32], cells: &[u64; BLOCK_ROWS], ask: impl Fn(&[T], usize)) {
+    for (slot, cell) in slots.iter().zip(cells) {
+        if let Some(tile) = tiles.get(*slot as usize) {
+            ask(tile.as_slice(), *cell as usize % TILE_VOXELS);
+        }
+    }
+}
+
+fn add(lanes: &mut Lanes, block: &Block, runs: &[Run], times: &[i64], values: &[f64], is_whole: bool) {
     for run in runs {
-        let slot = run.slot as usize;
         let cells = block.cells[run.rows()].iter().map(|cell| *cell as usize % TILE_VOXELS);
         // Adding 0.0 makes -0.0 a 0.0: which of the two an extreme is would depend on the order of rows.
         let stamped = times[run.rows()].iter().zip(values[run.rows()].iter().map(|value| value + 0.0));
-        let found = cells.zip(stamped).filter(|(_, (_, value))| value.is_finite());
-        let tile = &mut lanes.cells[slot];
-        found.clone().for_each(|(cell, (time, value))| tile[cell].add(*time, value));
-        lanes.first.in_tile(slot, |first| found.clone().for_each(|(cell, (time, value))| first[cell].earlier(*time, value)));
-        lanes.sum.in_tile(slot, |sum| found.for_each(|(cell, (_, value))| sum[cell].add(value)));
+        let rows = cells.zip(stamped).map(|(cell, (time, value))| (cell, *time, value));
+        if is_whole {
+            add_rows(lanes, run.slot as usize, rows);
+        } else {
+            add_rows(lanes, run.slot as usize, rows.filter(|(_, _, value)| value.is_finite()));
+        }
     }
+}
+
+/// Adds rows of (place in the tile, time, value), a lane at a time.
+#[inline]
+fn add_rows(lanes: &mut Lanes, slot: usize, rows: impl Iterator<Item = (usize, i64, f64)> + Clone) {
+    let tile = &mut lanes.cells[slot];
+    rows.clone().for_each(|(cell, _, value)| tile[cell].add(value));
+    lanes.last.in_tile(slot, |last| rows.clone().for_each(|(cell, time, value)| last[cell].later(time, value)));
+    lanes.first.in_tile(slot, |first| rows.clone().for_each(|(cell, time, value)| first[cell].earlier(time, value)));
+    lanes.sum.in_tile(slot, |sum| rows.for_each(|(cell, _, value)| sum[cell].add(value)));
 }

@@ -1,22 +1,23 @@
 //! Tiles as bytes, for checkpoints and for layers that leave memory.
 //!
 //! ```text
-//! u8 format (1) · u8 lanes (1 weight, 2 sum, 4 first) · u16 signals
+//! u8 format (2) · u8 lanes (1 weight, 2 sum, 4 first, 8 last) · u16 signals
 //! per signal: 1024 bits, 1 = the voxel has a value (cell order, low bit first), then by lane the voxels' values:
-//!             u32 count · f64 mean · f64 m2 · f64 min · f64 max · i64 last time · f64 last
-//!             [· f64 weight] [· f64 sum · f64 lost] [· i64 first time · f64 first]
+//!             u32 count · f64 mean · f64 m2 · f64 min · f64 max
+//!             [· f64 weight] [· f64 sum · f64 lost] [· i64 first time · f64 first] [· i64 last time · f64 last]
 //! u32 CRC-32 of all before
 //! ```
 //!
-//! Little-endian. A voxel takes 52 bytes and what its optional lanes take; empty voxels take one bit. Bytes that were cut, changed
+//! Little-endian. A voxel takes 36 bytes and what its optional lanes take; empty voxels take one bit. Bytes that were cut, changed
 //! or written by a grid with other lanes are refused as a whole.
 
 use super::{Expected, Grid, GridError, Region, Stamped, Stats, Sum, TileKey, Weights, tile::TILE_VOXELS};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const WEIGHT: u8 = 1;
 const SUM: u8 = 2;
 const FIRST: u8 = 4;
+const LAST: u8 = 8;
 const BITMAP_BYTES: usize = TILE_VOXELS / 8;
 
 /// A tile at rest.
@@ -167,7 +168,10 @@ impl Grid {
     fn lane_bits(&self) -> u8 {
         let settings = self.config.settings();
         let bit = |on: bool, bit: u8| if on { bit } else { 0 };
-        bit(settings.weights == Weights::Trilinear, WEIGHT) | bit(settings.lanes.sum, SUM) | bit(settings.lanes.first, FIRST)
+        bit(settings.weights == Weights::Trilinear, WEIGHT)
+            | bit(settings.lanes.sum, SUM)
+            | bit(settings.lanes.first, FIRST)
+            | bit(settings.lanes.last, LAST)
     }
 }
 
@@ -195,8 +199,6 @@ fn encode_signal(bytes: &mut Vec<u8>, lanes: u8, voxels: &[(usize, Stats)]) {
     lane(|stats| stats.m2.to_le_bytes());
     lane(|stats| stats.min.to_le_bytes());
     lane(|stats| stats.max.to_le_bytes());
-    lane(|stats| stats.last.time.to_le_bytes());
-    lane(|stats| stats.last.value.to_le_bytes());
     if lanes & WEIGHT != 0 {
         lane(|stats| stats.weight.to_le_bytes());
     }
@@ -208,6 +210,10 @@ fn encode_signal(bytes: &mut Vec<u8>, lanes: u8, voxels: &[(usize, Stats)]) {
         lane(|stats| stats.first.map_or(0, |first| first.time).to_le_bytes());
         lane(|stats| stats.first.map_or(f64::NAN, |first| first.value).to_le_bytes());
     }
+    if lanes & LAST != 0 {
+        lane(|stats| stats.last.map_or(0, |last| last.time).to_le_bytes());
+        lane(|stats| stats.last.map_or(f64::NAN, |last| last.value).to_le_bytes());
+    }
 }
 
 /// The lanes and voxels of a tile, or what is wrong with it.
@@ -218,7 +224,7 @@ fn decode(bytes: &[u8]) -> Result<(u8, Decoded), &'static str> {
     }
     let mut reader = Reader(body);
     let [format, lanes] = reader.take::<2>()?;
-    if format != FORMAT || lanes & !(WEIGHT | SUM | FIRST) != 0 {
+    if format != FORMAT || lanes & !(WEIGHT | SUM | FIRST | LAST) != 0 {
         return Err("it is of a format this version does not know");
     }
     let signals = u16::from_le_bytes(reader.take()?);
@@ -243,6 +249,11 @@ impl Reader<'_> {
         self.lane(voxels, f64::from_le_bytes)
     }
 
+    fn stamped(&mut self, voxels: usize) -> Result<Vec<Stamped>, &'static str> {
+        let (times, values) = (self.lane(voxels, i64::from_le_bytes)?, self.reals(voxels)?);
+        Ok(times.into_iter().zip(values).map(|(time, value)| Stamped { time, value }).collect())
+    }
+
     fn signal(&mut self, lanes: u8) -> Result<Vec<(usize, Stats)>, &'static str> {
         let bitmap = self.take::<BITMAP_BYTES>()?;
         let cells: Vec<usize> = (0..TILE_VOXELS).filter(|cell| bitmap[cell / 8] >> (cell % 8) & 1 == 1).collect();
@@ -252,10 +263,10 @@ impl Reader<'_> {
             return Err("it has a voxel of no rows");
         }
         let (mean, m2, min, max) = (self.reals(voxels)?, self.reals(voxels)?, self.reals(voxels)?, self.reals(voxels)?);
-        let (last_time, last) = (self.lane(voxels, i64::from_le_bytes)?, self.reals(voxels)?);
         let weight = if lanes & WEIGHT == 0 { None } else { Some(self.reals(voxels)?) };
         let sum = if lanes & SUM == 0 { None } else { Some((self.reals(voxels)?, self.reals(voxels)?)) };
-        let first = if lanes & FIRST == 0 { None } else { Some((self.lane(voxels, i64::from_le_bytes)?, self.reals(voxels)?)) };
+        let first = if lanes & FIRST == 0 { None } else { Some(self.stamped(voxels)?) };
+        let last = if lanes & LAST == 0 { None } else { Some(self.stamped(voxels)?) };
         let stats = |at: usize| Stats {
             count: count[at],
             weight: weight.as_ref().map_or(f64::from(count[at]), |weight| weight[at]),
@@ -264,8 +275,8 @@ impl Reader<'_> {
             min: min[at],
             max: max[at],
             sum: sum.as_ref().map(|(total, lost)| Sum { total: total[at], lost: lost[at] }),
-            first: first.as_ref().map(|(time, value)| Stamped { time: time[at], value: value[at] }),
-            last: Stamped { time: last_time[at], value: last[at] },
+            first: first.as_ref().map(|first| first[at]),
+            last: last.as_ref().map(|last| last[at]),
         };
         Ok(cells.into_iter().enumerate().map(|(at, cell)| (cell, stats(at))).collect())
     }

@@ -37,13 +37,27 @@ pub enum Weights {
     Trilinear,
 }
 
-/// Which statistics are kept besides count, mean, M2, minimum, maximum, and the latest value and its time (52 bytes a voxel and signal).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Which statistics are kept besides count, mean, M2, minimum and maximum (36 bytes a voxel and signal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lanes {
+    /// The value of the latest row and its time: 16 bytes.
+    pub last: bool,
     /// The sum with compensation: 16 bytes.
     pub sum: bool,
     /// The value of the earliest row and its time: 16 bytes.
     pub first: bool,
+}
+
+impl Lanes {
+    /// None of them.
+    pub const NONE: Self = Self { last: false, sum: false, first: false };
+}
+
+/// The latest row's alone.
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { last: true, ..Self::NONE }
+    }
 }
 
 /// A box in build coordinates, mm: lower and upper corner, both inclusive.
@@ -174,7 +188,7 @@ impl GridConfig {
     /// What a voxel takes, one signal.
     pub fn voxel_bytes(&self) -> usize {
         let lanes = self.settings.lanes;
-        let optional = [lanes.sum, lanes.first].into_iter().filter(|on| *on).count() * 16;
+        let optional = [lanes.last, lanes.sum, lanes.first].into_iter().filter(|on| *on).count() * 16;
         size_of::<super::stats::Cell>() + optional + if self.settings.weights == Weights::Trilinear { 8 } else { 0 }
     }
 

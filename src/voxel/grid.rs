@@ -30,16 +30,23 @@ pub(super) struct Tile {
 pub(super) struct Links {
     /// The layer's place in [`Grid::layers`].
     pub layer: u32,
-    /// A place in [`Grid::latest`]: the tile's, if that one names the tile's slot.
+    /// A place in [`Latest`]: the tile's, if that one names the tile's slot.
     pub latest: u32,
 }
 
-/// A tile that the latest update touched.
-#[derive(Debug, Clone)]
+/// The tiles that the latest update touched.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Latest {
-    pub slot: u32,
-    /// Its touched voxels.
-    pub bits: Bits,
+    pub slots: Vec<u32>,
+    /// The touched voxels of each.
+    pub bits: Vec<Bits>,
+}
+
+impl Latest {
+    pub fn clear(&mut self) {
+        self.slots.clear();
+        self.bits.clear();
+    }
 }
 
 /// Rows since the grid was made, by what became of them.
@@ -90,7 +97,7 @@ pub struct Grid {
     /// All layers below are finished.
     pub(super) open_from: i32,
     /// The tiles that the latest update touched; empty after tiles were removed.
-    pub(super) latest: Vec<Latest>,
+    pub(super) latest: Latest,
 }
 
 impl Grid {
@@ -117,7 +124,7 @@ impl Grid {
             layers: Vec::new(),
             layer_places: BTreeMap::new(),
             open_from: i32::MAX,
-            latest: Vec::new(),
+            latest: Latest::default(),
         })
     }
 
@@ -184,8 +191,8 @@ impl Grid {
 
     /// The voxels that the latest update touched, sorted by layer, then by tile.
     pub fn latest_touched(&self) -> Vec<[i32; 3]> {
-        let mut latest: Vec<(TileKey, &Bits)> =
-            self.latest.iter().map(|latest| (self.tiles[latest.slot as usize].key, &latest.bits)).collect();
+        let slots = self.latest.slots.iter().zip(&self.latest.bits);
+        let mut latest: Vec<(TileKey, &Bits)> = slots.map(|(slot, bits)| (self.tiles[*slot as usize].key, bits)).collect();
         latest.sort_unstable_by_key(|(key, _)| *key);
         let is_marked = |bits: &Bits, cell: usize| bits[cell / 64] >> (cell % 64) & 1 == 1;
         let marked = |bits| (0..TILE_VOXELS).filter(move |cell| is_marked(bits, *cell));
@@ -239,7 +246,8 @@ impl Grid {
                 }
             }
             self.tiles[slot].version = self.version;
-            self.latest.push(Latest { slot: slot as u32, bits: later.occupied(from) });
+            self.latest.slots.push(slot as u32);
+            self.latest.bits.push(later.occupied(from));
         }
         for layer in &later.layers {
             let place = self.layer_place(layer.layer);
@@ -266,7 +274,7 @@ impl Grid {
             layers: Vec::new(),
             layer_places: BTreeMap::new(),
             open_from: i32::MAX,
-            latest: Vec::new(),
+            latest: Latest::default(),
         };
     }
 
@@ -344,7 +352,7 @@ impl Grid {
             variance: stats.variance(),
             min: stats.min,
             max: stats.max,
-            last: Some(stats.last.value),
+            last: stats.last.map(|last| last.value),
         }
     }
 

@@ -84,7 +84,7 @@ impl Grid {
                 return Err(GridError::Mismatch { what: "voxels" });
             }
             let time = self.layer_places.get(&index[2]).map_or(0, |place| self.layers[*place as usize].last_time);
-            let last = Stamped { time, value: *value };
+            let last = Some(Stamped { time, value: *value });
             let stats =
                 Stats { count: 1, weight: 1.0, mean: *value, m2: 0.0, min: *value, max: *value, sum: None, first: None, last };
             let slot = grid.slot_or_new(TileKey::of(*index));

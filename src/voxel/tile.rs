@@ -139,6 +139,7 @@ pub(super) struct Lanes {
     pub weight: Optional<f64>,
     pub sum: Optional<Sum>,
     pub first: Optional<Stamped>,
+    pub last: Optional<Stamped>,
 }
 
 impl Lanes {
@@ -148,7 +149,8 @@ impl Lanes {
             cells: Vec::new(),
             weight: Optional::new(settings.weights == Weights::Trilinear, 0.0),
             sum: Optional::new(settings.lanes.sum, Sum::default()),
-            first: Optional::new(settings.lanes.first, Stamped { time: i64::MAX, value: f64::NAN }),
+            first: Optional::new(settings.lanes.first, Stamped::NONE_EARLIER),
+            last: Optional::new(settings.lanes.last, Stamped::NONE_LATER),
         }
     }
 
@@ -158,6 +160,7 @@ impl Lanes {
         self.weight.push();
         self.sum.push();
         self.first.push();
+        self.last.push();
     }
 
     /// Frees the tile at `slot`; the last one takes its place.
@@ -166,11 +169,12 @@ impl Lanes {
         self.weight.swap_remove(slot);
         self.sum.swap_remove(slot);
         self.first.swap_remove(slot);
+        self.last.swap_remove(slot);
     }
 
     /// What is known of a voxel; `None` while it has no value.
     pub fn get(&self, slot: usize, cell: usize) -> Option<Stats> {
-        let Cell { count, mean, m2, min, max, last, last_time } = self.cells[slot][cell];
+        let Cell { count, mean, m2, min, max } = self.cells[slot][cell];
         if count == 0 {
             return None;
         }
@@ -183,17 +187,18 @@ impl Lanes {
             max,
             sum: self.sum.get(slot, cell),
             first: self.first.get(slot, cell),
-            last: Stamped { time: last_time, value: last },
+            last: self.last.get(slot, cell),
         })
     }
 
     /// Sets what is known of a voxel.
     pub fn set(&mut self, slot: usize, cell: usize, stats: &Stats) {
-        let Stats { count, mean, m2, min, max, last, .. } = *stats;
-        self.cells[slot][cell] = Cell { count, mean, m2, min, max, last: last.value, last_time: last.time };
+        let Stats { count, mean, m2, min, max, .. } = *stats;
+        self.cells[slot][cell] = Cell { count, mean, m2, min, max };
         self.weight.set(slot, cell, Some(stats.weight));
         self.sum.set(slot, cell, stats.sum);
         self.first.set(slot, cell, stats.first);
+        self.last.set(slot, cell, stats.last);
     }
 
     /// Adds a value of which `weight` counts.
@@ -203,9 +208,10 @@ impl Lanes {
             all[cell] += weight;
             total = all[cell];
         });
-        self.cells[slot][cell].add_weighted(weight, total, time, value);
+        self.cells[slot][cell].add_weighted(weight, total, value);
         self.sum.in_tile(slot, |sum| sum[cell].add(weight * value));
         self.first.in_tile(slot, |first| first[cell].earlier(time, value));
+        self.last.in_tile(slot, |last| last[cell].later(time, value));
     }
 
     /// Puts what `earlier` knows of a voxel before what is there.

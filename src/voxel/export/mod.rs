@@ -54,7 +54,7 @@ pub enum Statistic {
     Min,
     /// Largest value.
     Max,
-    /// Value of the latest row.
+    /// Value of the latest row, where the grid keeps it.
     Last,
     /// Sum with compensation, where the grid keeps it; mean times weight elsewhere.
     Sum,
@@ -66,8 +66,8 @@ impl Statistic {
     /// Those that `grid` keeps.
     pub fn kept(grid: &Grid) -> Vec<Self> {
         let lanes = grid.config().settings().lanes;
-        let optional = [(lanes.sum, Self::Sum), (lanes.first, Self::First)];
-        let always = [Self::Count, Self::Mean, Self::Variance, Self::Min, Self::Max, Self::Last];
+        let optional = [(lanes.last, Self::Last), (lanes.sum, Self::Sum), (lanes.first, Self::First)];
+        let always = [Self::Count, Self::Mean, Self::Variance, Self::Min, Self::Max];
         always.into_iter().chain(optional.into_iter().filter_map(|(kept, statistic)| kept.then_some(statistic))).collect()
     }
 
@@ -93,7 +93,7 @@ impl Statistic {
             Self::Variance => stats.variance().unwrap_or(f64::NAN),
             Self::Min => stats.min,
             Self::Max => stats.max,
-            Self::Last => stats.last.value,
+            Self::Last => stats.last.map_or(f64::NAN, |last| last.value),
             Self::Sum => stats.sum(),
             Self::First => stats.first.map_or(f64::NAN, |first| first.value),
         }

@@ -1,7 +1,7 @@
 //! `parquet`: one row a voxel and signal, for tables.
 //!
 //! `i`, `j`, `k` (voxel), `x_mm`, `y_mm`, `z_mm` (its centre), `signal`, `count`, `mean`, `variance` (null below two rows), `min`, `max`,
-//! `last`, `last_time` (nanoseconds, UTC), `sum` and `first` (null where the grid does not keep them). Row groups of at most 2¹⁷ rows, by layer.
+//! `last`, `last_time` (nanoseconds, UTC), `sum` and `first` (these four null where the grid does not keep them). Row groups of at most 2¹⁷ rows, by layer.
 
 use std::{io::Write, sync::Arc};
 
@@ -21,7 +21,7 @@ const SCHEMA: &str = "message voxels {
     required double x_mm; required double y_mm; required double z_mm;
     required binary signal (string);
     required int64 count; required double mean; optional double variance; required double min; required double max;
-    required double last; required int64 last_time (timestamp(nanos, true));
+    optional double last; optional int64 last_time (timestamp(nanos, true));
     optional double sum; optional double first;
 }";
 
@@ -65,13 +65,14 @@ fn write_group(
     column::<ByteArrayType, _>(&mut group, voxels.iter().map(|_| name.clone()))?;
     column::<Int64Type, _>(&mut group, voxels.iter().map(|(_, stats)| i64::from(stats.count)))?;
     column::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.mean))?;
-    optional(&mut group, voxels.iter().map(|(_, stats)| stats.variance()))?;
-    for get in [|stats: &Stats| stats.min, |stats: &Stats| stats.max, |stats: &Stats| stats.last.value] {
+    optional::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.variance()))?;
+    for get in [|stats: &Stats| stats.min, |stats: &Stats| stats.max] {
         column::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| get(stats)))?;
     }
-    column::<Int64Type, _>(&mut group, voxels.iter().map(|(_, stats)| stats.last.time))?;
-    optional(&mut group, voxels.iter().map(|(_, stats)| stats.sum.map(|sum| sum.value())))?;
-    optional(&mut group, voxels.iter().map(|(_, stats)| stats.first.map(|first| first.value)))?;
+    optional::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.last.map(|last| last.value)))?;
+    optional::<Int64Type, _>(&mut group, voxels.iter().map(|(_, stats)| stats.last.map(|last| last.time)))?;
+    optional::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.sum.map(|sum| sum.value())))?;
+    optional::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.first.map(|first| first.value)))?;
     group.close()?;
     Ok(())
 }
@@ -84,14 +85,14 @@ fn column<T: DataType, W: Write + Send>(
     write::<T, W>(group, &values, None)
 }
 
-fn optional<W: Write + Send>(
+fn optional<T: DataType, W: Write + Send>(
     group: &mut SerializedRowGroupWriter<'_, W>,
-    values: impl Iterator<Item = Option<f64>>,
+    values: impl Iterator<Item = Option<T::T>>,
 ) -> Result<(), ParquetError> {
-    let values: Vec<Option<f64>> = values.collect();
+    let values: Vec<Option<T::T>> = values.collect();
     let defined: Vec<i16> = values.iter().map(|value| i16::from(value.is_some())).collect();
-    let values: Vec<f64> = values.into_iter().flatten().collect();
-    write::<DoubleType, W>(group, &values, Some(&defined))
+    let values: Vec<T::T> = values.into_iter().flatten().collect();
+    write::<T, W>(group, &values, Some(&defined))
 }
 
 fn write<T: DataType, W: Write + Send>(
