@@ -1,5 +1,8 @@
 //! What the appliances of these tests run: the simulated machine's streams, a few pipelines, the sinks of the contract.
 
+// Each test file uses a part of this.
+#![allow(dead_code)]
+
 use crate::{process::Site, servers::Server};
 
 /// The machine's streams, its serial line, and a pipeline for most of what the contract lists.

@@ -50,8 +50,8 @@ pub struct Bridge {
     held: Held,
 }
 
-/// Whether rows may go on: there is no gap before them. Also told is whether something unreadable came in together with them.
-pub type Admit<'a> = &'a mut dyn FnMut(&Heard, bool) -> bool;
+/// Whether rows may go on: there is no gap before them.
+pub type Admit<'a> = &'a mut dyn FnMut(&Heard) -> bool;
 
 /// Frames behind a gap, as they came, by number; all of one start of a device.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ impl Bridge {
 
     /// Decodes the frames that end in `bytes`, in the order they came; the beginning of the next waits for its end.
     pub fn feed(&mut self, bytes: &[u8], context: &Context, out: &mut Decoded) {
-        self.feed_in_order(bytes, context, &mut |_, _| true, out);
+        self.feed_in_order(bytes, context, &mut |_| true, out);
     }
 
     /// Likewise, but what `admit` does not let go on waits.
@@ -98,13 +98,13 @@ impl Bridge {
                     let heard = heard(&frame);
                     if self.held.is_of_another(&heard) {
                         // Another start: nobody will fill the gap of the one before.
-                        self.held.take(&mut |_, _| true, &mut self.decoder, context, out);
+                        self.held.take(&mut |_| true, &mut self.decoder, context, out);
                     }
-                    if admit(&heard, !out.rejects.is_empty()) {
+                    if admit(&heard) {
                         self.decoder.data(&frame, raw, context, out);
                         self.held.take(admit, &mut self.decoder, context, out);
                     } else if !self.held.hold(heard, raw) {
-                        self.held.take(&mut |_, _| true, &mut self.decoder, context, out);
+                        self.held.take(&mut |_| true, &mut self.decoder, context, out);
                     }
                 }
                 Ok(Frame::Hello(hello)) => self.decoder.hello(&hello),
@@ -151,7 +151,7 @@ impl Held {
 
     /// Decodes frames from the first on, as long as `admit` lets them.
     fn take(&mut self, admit: Admit<'_>, decoder: &mut FrameDecoder, context: &Context, out: &mut Decoded) {
-        while self.frames.front().is_some_and(|(heard, _)| admit(heard, false)) {
+        while self.frames.front().is_some_and(|(heard, _)| admit(heard)) {
             let Some((_, raw)) = self.frames.pop_front() else { return };
             self.bytes -= raw.len();
             let mut plain = vec![0; raw.len()];
@@ -478,7 +478,7 @@ mod tests {
     #[test]
     fn frames_behind_a_gap_wait_until_it_is_filled() {
         let (mut bridge, mut next) = (Bridge::new(streams()), 0);
-        let mut admit = |heard: &Heard, _: bool| {
+        let mut admit = |heard: &Heard| {
             let goes_on = heard.first <= next;
             next = if goes_on { next.max(heard.last + 1) } else { next };
             goes_on
@@ -496,7 +496,7 @@ mod tests {
     fn what_waits_goes_on_when_the_gap_is_given_up_or_the_device_starts_again() {
         let mut bridge = Bridge::new(streams());
         let mut out = Decoded::default();
-        bridge.feed_in_order(&[pair(6), pair(2)].concat(), &context(), &mut |_, _| false, &mut out);
+        bridge.feed_in_order(&[pair(6), pair(2)].concat(), &context(), &mut |_| false, &mut out);
         assert!(out.is_empty());
         bridge.release(&context(), &mut |heard, _| heard.first < 4, &mut out);
         assert_eq!(numbers(&out), [2, 3]);
@@ -510,7 +510,7 @@ mod tests {
         let mut bridge = Bridge::new(streams());
         let (mut out, mut fed) = (Decoded::default(), 0);
         while out.is_empty() {
-            bridge.feed_in_order(&pair(1_000_000 - fed), &context(), &mut |_, _| false, &mut out);
+            bridge.feed_in_order(&pair(1_000_000 - fed), &context(), &mut |_| false, &mut out);
             fed += 2;
             assert!(bridge.held.bytes <= HELD_BYTES_MAX);
         }

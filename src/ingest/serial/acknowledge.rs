@@ -9,8 +9,8 @@
 //! order; when the device goes back and sends them too, the inbox knows them again. After [`ASKED_MAX`] requests without an answer, each given [`ANSWER_TIME`], the rows of the gap are lost: counted, and
 //! gone beyond.
 //!
-//! Where numbering begins: at 0 for a start of the device that is seen to begin; otherwise at the first row heard. If something unreadable came
-//! before that, the device is asked once for everything it still has.
+//! Numbering begins at 0. A start of the device that is met in its middle is asked once for everything it still has: what is heard first need not
+//! be that, for frames get lost on the way without a trace. What it does not send then was acknowledged in an earlier life.
 
 use std::time::Duration;
 
@@ -30,8 +30,6 @@ const PIECES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Acknowledger {
     start: Option<Start>,
-    /// Something unreadable came before any row.
-    damaged: bool,
     lost_rows: u64,
     /// Gaps that were gone beyond.
     given_up: u64,
@@ -70,10 +68,6 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn from(next: u64) -> Self {
-        Self { next, beyond: Vec::new() }
-    }
-
     fn insert(&mut self, first: u64, end: u64) {
         if first <= self.next {
             self.next = self.next.max(end);
@@ -102,19 +96,13 @@ impl Acknowledger {
         }
     }
 
-    /// Bytes came in that could not be read.
-    pub fn damaged(&mut self) {
-        self.damaged = true;
-    }
-
     /// Rows came in.
     pub fn heard(&mut self, rows: &Heard) {
         let start = match &mut self.start {
             Some(start) if (start.device, start.boot) == (rows.device, rows.boot) => start,
             other => {
                 let restarted = other.as_ref().is_some_and(|before| before.device == rows.device);
-                let next = if restarted || self.damaged { 0 } else { rows.first };
-                other.insert(Start::new(rows, next, restarted || !self.damaged))
+                other.insert(Start::new(rows, restarted))
             }
         };
         start.heard.insert(rows.first, rows.last.saturating_add(1));
@@ -200,15 +188,15 @@ impl Acknowledger {
 }
 
 impl Start {
-    fn new(rows: &Heard, next: u64, certain: bool) -> Self {
+    fn new(rows: &Heard, was_seen_to_begin: bool) -> Self {
         Self {
             device: rows.device,
             boot: rows.boot,
-            heard: Numbers::from(next),
-            durable: Numbers::from(next),
-            reach: next,
+            heard: Numbers::default(),
+            durable: Numbers::default(),
+            reach: 0,
             asked: None,
-            certain: certain || rows.first == 0,
+            certain: was_seen_to_begin || rows.first == 0,
             ack_due: false,
         }
     }
@@ -261,11 +249,11 @@ mod tests {
     #[test]
     fn what_is_durable_is_acknowledged_once_and_again_when_it_comes_again() {
         let mut acknowledger = Acknowledger::default();
-        acknowledger.heard(&rows(10, 20));
+        acknowledger.heard(&rows(0, 20));
         assert_eq!(acknowledger.ack().map(|ack| ack.seq), None);
-        acknowledger.synced(&rows(10, 20));
+        acknowledger.synced(&rows(0, 20));
         assert_eq!((acknowledger.ack(), acknowledger.ack()), (ack(19), None));
-        acknowledger.synced(&rows(10, 20));
+        acknowledger.synced(&rows(0, 20));
         assert_eq!(acknowledger.ack(), ack(19));
         acknowledger.opened();
         assert_eq!((acknowledger.ack(), acknowledger.resend(Instant::now())), (ack(19), None));
@@ -302,9 +290,8 @@ mod tests {
     }
 
     #[test]
-    fn a_device_met_in_the_middle_is_asked_for_everything_if_something_was_damaged() {
+    fn a_device_met_in_the_middle_is_asked_once_for_everything_it_has() {
         let (mut acknowledger, now) = (Acknowledger::default(), Instant::now());
-        acknowledger.damaged();
         all(&mut acknowledger, &[(50, 60)]);
         assert_eq!((acknowledger.resend(now), acknowledger.ack()), (resend(0), None));
         all(&mut acknowledger, &[(30, 50)]);
@@ -323,7 +310,8 @@ mod tests {
         let other = Heard { device: 2, ..rows(3, 6) };
         acknowledger.heard(&other);
         acknowledger.synced(&other);
-        assert_eq!((acknowledger.resend(now), acknowledger.ack()), (None, ack(5)));
+        assert_eq!((acknowledger.resend(now), acknowledger.ack()), (resend(0), None));
+        assert_eq!((acknowledger.resend(now + ANSWER_TIME), acknowledger.ack()), (None, ack(5)));
     }
 
     #[test]

@@ -34,10 +34,7 @@ impl BridgeHost {
     /// Rows from what came in that may be stored now, and the receipt that [`Self::synced`] wants once they are.
     pub fn received(&mut self, bytes: &[u8], context: &Context) -> (Decoded, Vec<Heard>) {
         let mut decoded = Decoded::default();
-        let mut admit = |rows: &Heard, damaged: bool| {
-            if damaged {
-                self.acknowledger.damaged();
-            }
+        let mut admit = |rows: &Heard| {
             self.acknowledger.heard(rows);
             self.acknowledger.is_reached(rows)
         };
@@ -55,14 +52,11 @@ impl BridgeHost {
     /// What waited for rows that are given up.
     pub fn release(&mut self, context: &Context) -> (Decoded, Vec<Heard>) {
         let mut decoded = Decoded::default();
-        self.decoder.release(context, &mut |rows, _| self.acknowledger.is_reached(rows), &mut decoded);
+        self.decoder.release(context, &mut |rows| self.acknowledger.is_reached(rows), &mut decoded);
         self.taken(decoded)
     }
 
     fn taken(&mut self, decoded: Decoded) -> (Decoded, Vec<Heard>) {
-        if !decoded.rejects.is_empty() {
-            self.acknowledger.damaged();
-        }
         (decoded, self.decoder.take_heard())
     }
 

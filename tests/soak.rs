@@ -1,0 +1,86 @@
+//! A long time under load: memory and file handles stay flat, the ledger balances all the time, and what came in goes out.
+//!
+//! The machine on its serial line, a reload every now and then, questions all the time, a sink. `QADF_SOAK_SECONDS` says how long (60 without
+//! it; the night's is an hour). The first third is left out of the comparison: caches and rings fill.
+
+mod servers;
+
+#[path = "appliance/ends.rs"]
+mod ends;
+#[path = "appliance/plant.rs"]
+mod plant;
+#[path = "appliance/process.rs"]
+mod process;
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use ends::check_ledger;
+use process::{Appliance, Site};
+use rustix::process::Signal;
+
+/// Memory that may be in use at the end beyond what was in use before, kilobytes: what allocators and caches do on their own.
+const GROWTH_KB: u64 = 24 << 10;
+/// Likewise file handles: connections of clients.
+const GROWTH_HANDLES: u64 = 16;
+/// From one reload to the next.
+const RELOAD_EVERY: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Resident memory (kilobytes) and open file handles.
+fn usage(appliance: &Appliance) -> (u64, u64) {
+    let process = format!("/proc/{}", appliance.process.id());
+    let status = fs::read_to_string(format!("{process}/status")).expect("it runs");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says so");
+    let resident = resident.trim_end_matches("kB").trim().parse().expect("a number");
+    (resident, fs::read_dir(format!("{process}/fd")).expect("it runs").count() as u64)
+}
+
+/// The middle of a list.
+fn median(mut of: Vec<u64>) -> u64 {
+    of.sort_unstable();
+    of[of.len() / 2]
+}
+
+#[test]
+fn memory_and_handles_stay_flat_and_the_ledger_balances() {
+    let seconds = std::env::var("QADF_SOAK_SECONDS").map_or(60, |text| text.parse().expect("a number"));
+    let site = Site::new("soak");
+    let sink = format!("[sinks.lines]\ntype = \"file\"\npath = \"{}\"\n", site.folder().join("lines.jsonl").display());
+    let budget = "[store]\nmax_bytes = \"64MB\"\n".to_owned();
+    site.configure(&[plant::machine(&site), sink, budget].concat());
+    let appliance = site.start();
+    let machine = site.machine(None, &["--rate", "2000", "--faults", "crc=0.001,unplug=20s/500ms"]);
+    let (begun, time) = (Instant::now(), Duration::from_secs(seconds));
+    let (mut before, mut after, mut reloaded) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()), begun);
+    while begun.elapsed() < time {
+        check_ledger(&appliance.metrics());
+        appliance.get("/streams/optical/recent?rows=100");
+        let (resident_kb, handles) = usage(&appliance);
+        let part =
+            if begun.elapsed() > time * 2 / 3 { Some(&mut after) } else { (begun.elapsed() > time / 3).then_some(&mut before) };
+        if let Some((memory, files)) = part {
+            memory.push(resident_kb);
+            files.push(handles);
+        }
+        if reloaded.elapsed() > RELOAD_EVERY {
+            reloaded = Instant::now();
+            appliance.process.signal(Signal::HUP);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let report = machine.switch_off();
+    let status = appliance.until_delivered();
+    check_ledger(&appliance.metrics());
+    let rows = status["store"]["rows"].as_u64().expect("a count");
+    let [memory_before, memory_after, files_before, files_after] = [before.0, after.0, before.1, after.1].map(median);
+    println!(
+        "{{\"seconds\":{seconds},\"rows\":{rows},\"resident_kb\":[{memory_before},{memory_after}],\"handles\":[{files_before},{files_after}]}}"
+    );
+    assert_eq!(report["serial"]["rows"]["overrun"], 0, "{report}");
+    assert!(memory_after <= memory_before + memory_before / 10 + GROWTH_KB, "{memory_before} kB, later {memory_after} kB");
+    assert!(files_after <= files_before + GROWTH_HANDLES, "{files_before} handles, later {files_after}");
+    appliance.stop();
+}
