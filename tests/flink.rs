@@ -43,6 +43,8 @@ struct Spec {
 
 /// Part, start, end; count, sum, mean, least and largest value.
 type Firing = (String, i64, i64, i64, f64, f64, f64, f64);
+/// Part, time, value, place.
+type Row = (String, i64, f64, usize);
 /// What a window of a part said, firing by firing.
 type Said = BTreeMap<(String, i64, i64), Vec<(i64, [f64; 4])>>;
 
@@ -113,7 +115,6 @@ fn the_typed_processor_says_what_flink_says() {
         let (out, late) = (MemorySink::new(), MemorySink::new());
         let config = StreamConfig::default().parallelism(1 + number % 3).max_records_per_batch(1 + number * 7 % 50);
         let mut processor = StreamProcessor::new(config);
-        type Row = (String, i64, f64, usize);
         processor
             .from_source(MemorySource::new(rows.collect::<Vec<Row>>()))
             .with_watermark(Watermark::by_ms(|row: &Row| row.1).delay(Duration::from_millis(stream.spec.delay)))
