@@ -43,6 +43,8 @@ struct Spec {
 
 /// Part, start, end; count, sum, mean, least and largest value.
 type Firing = (String, i64, i64, i64, f64, f64, f64, f64);
+/// Part, time, value, place.
+type Row = (String, i64, f64, usize);
 /// What a window of a part said, firing by firing.
 type Said = BTreeMap<(String, i64, i64), Vec<(i64, [f64; 4])>>;
 
