@@ -74,7 +74,7 @@ impl Disk {
             return Err(format!("after a crash the store takes itself for damaged: {:?}", recovered.notices));
         }
         let pin = Connection::open(place.join(FILE_NAME)).map_err(|error| error.to_string())?;
-        self.open = Some(Open { store, pin, place });
+        self.open = Some(Open { pin, store, place });
         self.move_log().map_err(|error| error.to_string())?;
         Ok(recovered)
     }
@@ -129,7 +129,7 @@ impl Disk {
     /// Pulls the disk out: what is left is what the next [`Self::open`] finds.
     pub fn crash(&mut self, random: &mut Random) -> Result<(), String> {
         self.committed();
-        let Some(Open { store, pin, place }) = self.open.take() else { return Err("the store is closed".to_owned()) };
+        let Some(Open { pin, store, place }) = self.open.take() else { return Err("the store is closed".to_owned()) };
         let kept = random.below(self.commits.len());
         let (log, file) = (log_of(&place), place.join(FILE_NAME));
         let mut image = fs::read(&log).unwrap_or_default();

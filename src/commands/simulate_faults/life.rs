@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// A result that has to come at once, and does, unless the program has stopped.
-const AT_ONCE: Duration = Duration::from_secs(60);
+const AT_ONCE: Duration = Duration::from_mins(1);
 
 /// Windows over the line's rows, whatever the clocks do, and over the broker's, which are marked when they seem to come from the future.
 const CONFIGURATION: &str = r#"

@@ -45,10 +45,10 @@ impl Direction {
 /// The machine and its line.
 pub struct Machine {
     memory: Memory,
-    to_host: Direction,
-    to_machine: Direction,
+    host_bound: Direction,
+    device_bound: Direction,
     accumulator: Box<Accumulator<WIRE_BYTES_MAX>>,
-    buffer: Box<[u8; WIRE_BYTES_MAX]>,
+    buffer: Box<[u8]>,
     next: u64,
     /// The line is there.
     pub plugged: bool,
@@ -59,10 +59,10 @@ impl Machine {
     pub fn new(seed: u64, is_spoilt: bool) -> Self {
         Self {
             memory: Memory::new(BOOT, MEMORY_BYTES),
-            to_host: Direction::new(seed, 21, is_spoilt),
-            to_machine: Direction::new(seed, 22, is_spoilt),
+            host_bound: Direction::new(seed, 21, is_spoilt),
+            device_bound: Direction::new(seed, 22, is_spoilt),
             accumulator: Box::new(Accumulator::new()),
-            buffer: Box::new([0; WIRE_BYTES_MAX]),
+            buffer: vec![0; WIRE_BYTES_MAX].into_boxed_slice(),
             next: 0,
             plugged: false,
         }
@@ -89,7 +89,7 @@ impl Machine {
         };
         let signals = [Samples::I32(Scale::ONE, &numbers)];
         // The buffer takes every frame.
-        let bytes = encode_data(&head, &Rows { position: None, signals: &signals }, &mut self.buffer[..]).map(Box::from);
+        let bytes = encode_data(&head, &Rows { position: None, signals: &signals }, &mut self.buffer).map(Box::from);
         if let Ok(bytes) = bytes {
             self.memory.push(RowFrame { seq: self.next, rows: FRAME_ROWS, bytes });
             self.next += FRAME_ROWS;
@@ -103,14 +103,14 @@ impl Machine {
         while self.plugged
             && let Some(frame) = self.memory.next(now_ns as i64)
         {
-            sent.push(self.to_host.carry(&frame.bytes, now_ns));
+            sent.push(self.host_bound.carry(&frame.bytes, now_ns));
         }
         sent
     }
 
     /// What the host says, on its way.
     pub fn told(&mut self, words: &[u8], now_ns: u64) -> Sent {
-        if self.plugged { vec![self.to_machine.carry(words, now_ns)] } else { Sent::new() }
+        if self.plugged { vec![self.device_bound.carry(words, now_ns)] } else { Sent::new() }
     }
 
     /// Somebody has opened the line.

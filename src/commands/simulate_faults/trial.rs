@@ -233,7 +233,6 @@ impl Trial {
                 self.deliver();
                 self.schedule_in(MESSAGE_NS, Event::Publish);
             }
-            Event::Sample | Event::Publish => {}
             Event::Second => return self.second(),
             Event::Look => {
                 self.send();
@@ -243,7 +242,7 @@ impl Trial {
             Event::Fault => self.fault()?,
             Event::Start => self.start()?,
             Event::Restart(place, life) if life == self.lives => self.attach(place)?,
-            Event::ToHost(bytes, plug) if plug == self.plugs && self.machine.plugged => self.to_host(&bytes)?,
+            Event::ToHost(bytes, plug) if plug == self.plugs && self.machine.plugged => self.receive(&bytes)?,
             Event::ToMachine(bytes, plug) if plug == self.plugs && self.machine.plugged => {
                 self.machine.hear(&bytes, now_ns);
                 self.send();
@@ -254,13 +253,13 @@ impl Trial {
                 self.deliver();
             }
             Event::Arrive(connection, message) if self.publisher.connection == Some(connection) => {
-                self.arrive(connection, &message)?
+                self.arrive(connection, &message)?;
             }
             Event::Acknowledge(connection, number) if self.publisher.connection == Some(connection) => {
                 self.publisher.acknowledged(number);
                 self.deliver();
             }
-            // Of a line, a connection or a life that is no more.
+            // After the end of production, or of a line, a connection or a life that is no more.
             _ => {}
         }
         Ok(false)
@@ -313,16 +312,16 @@ impl Trial {
         Context::new("line".into(), "line".into(), self.wall())
     }
 
-    fn to_host(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), String> {
         let context = self.line_context();
         let Some(life) = &mut self.life else { return Ok(()) };
         let decoded = life.host.received(bytes, &context);
-        self.from_line(decoded)?;
+        self.take_in(decoded)?;
         self.speak()
     }
 
     /// Rows from the line into the store, and word of them back to the host.
-    fn from_line(&mut self, (decoded, heard): (Decoded, Vec<Heard>)) -> Result<(), String> {
+    fn take_in(&mut self, (decoded, heard): (Decoded, Vec<Heard>)) -> Result<(), String> {
         if decoded.is_empty() {
             return Ok(());
         }
@@ -371,7 +370,7 @@ impl Trial {
                 self.schedule(at_ns, Event::ToMachine(bytes, self.plugs));
             }
         }
-        self.from_line(released)
+        self.take_in(released)
     }
 
     fn arrive(&mut self, connection: u64, (number, text): &Message) -> Result<(), String> {
@@ -492,7 +491,7 @@ impl Trial {
         let context = self.line_context();
         let Some(life) = &mut self.life else { return Ok(()) };
         let decoded = life.host.cut_off(&context);
-        self.from_line(decoded)
+        self.take_in(decoded)
     }
 
     /// The appliance is gone in the middle of whatever it did, and comes back after a while.
