@@ -300,6 +300,11 @@ impl Appliance {
         ask("GET", &format!("{}/metrics", self.metrics), "").expect("the metrics page answers").text
     }
 
+    /// The metrics page, unless nobody answers at this moment.
+    pub fn try_metrics(&self) -> Option<String> {
+        ask("GET", &format!("{}/metrics", self.metrics), "").ok().filter(|reply| reply.status == 200).map(|reply| reply.text)
+    }
+
     /// `GET /status`.
     pub fn status(&self) -> Value {
         self.get("/status")

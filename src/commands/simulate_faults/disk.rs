@@ -129,7 +129,7 @@ impl Disk {
     /// Pulls the disk out: what is left is what the next [`Self::open`] finds.
     pub fn crash(&mut self, random: &mut Random) -> Result<(), String> {
         self.committed();
-        let Some(Open { store, pin, place }) = self.open.take() else { return Err("the store is closed".to_owned()) };
+        let Some(Open { pin, store, place }) = self.open.take() else { return Err("the store is closed".to_owned()) };
         let kept = random.below(self.commits.len());
         let (log, file) = (log_of(&place), place.join(FILE_NAME));
         let mut image = fs::read(&log).unwrap_or_default();

@@ -45,8 +45,8 @@ impl Direction {
 /// The machine and its line.
 pub struct Machine {
     memory: Memory,
-    outgoing: Direction,
-    incoming: Direction,
+    host_bound: Direction,
+    device_bound: Direction,
     accumulator: Box<Accumulator<WIRE_BYTES_MAX>>,
     buffer: Box<[u8]>,
     next: u64,
@@ -59,8 +59,8 @@ impl Machine {
     pub fn new(seed: u64, is_spoilt: bool) -> Self {
         Self {
             memory: Memory::new(BOOT, MEMORY_BYTES),
-            outgoing: Direction::new(seed, 21, is_spoilt),
-            incoming: Direction::new(seed, 22, is_spoilt),
+            host_bound: Direction::new(seed, 21, is_spoilt),
+            device_bound: Direction::new(seed, 22, is_spoilt),
             accumulator: Box::new(Accumulator::new()),
             buffer: vec![0; WIRE_BYTES_MAX].into_boxed_slice(),
             next: 0,
@@ -103,14 +103,14 @@ impl Machine {
         while self.plugged
             && let Some(frame) = self.memory.next(now_ns as i64)
         {
-            sent.push(self.outgoing.carry(&frame.bytes, now_ns));
+            sent.push(self.host_bound.carry(&frame.bytes, now_ns));
         }
         sent
     }
 
     /// What the host says, on its way.
     pub fn told(&mut self, words: &[u8], now_ns: u64) -> Sent {
-        if self.plugged { vec![self.incoming.carry(words, now_ns)] } else { Sent::new() }
+        if self.plugged { vec![self.device_bound.carry(words, now_ns)] } else { Sent::new() }
     }
 
     /// Somebody has opened the line.

@@ -242,7 +242,7 @@ impl Trial {
             Event::Fault => self.fault()?,
             Event::Start => self.start()?,
             Event::Restart(place, life) if life == self.lives => self.attach(place)?,
-            Event::ToHost(bytes, plug) if plug == self.plugs && self.machine.plugged => self.hear_line(&bytes)?,
+            Event::ToHost(bytes, plug) if plug == self.plugs && self.machine.plugged => self.receive(&bytes)?,
             Event::ToMachine(bytes, plug) if plug == self.plugs && self.machine.plugged => {
                 self.machine.hear(&bytes, now_ns);
                 self.send();
@@ -259,7 +259,7 @@ impl Trial {
                 self.publisher.acknowledged(number);
                 self.deliver();
             }
-            // Of a line, a connection or a life that is no more, or after the end.
+            // After the end of production, or of a line, a connection or a life that is no more.
             _ => {}
         }
         Ok(false)
@@ -312,7 +312,7 @@ impl Trial {
         Context::new("line".into(), "line".into(), self.wall())
     }
 
-    fn hear_line(&mut self, bytes: &[u8]) -> Result<(), String> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), String> {
         let context = self.line_context();
         let Some(life) = &mut self.life else { return Ok(()) };
         let decoded = life.host.received(bytes, &context);
