@@ -108,9 +108,6 @@ fn firing(window: &WindowResult) -> Firing {
     (part, ms(window.start), ms(window.end), count, real("sum"), real("mean"), real("min"), real("max"))
 }
 
-/// Part, milliseconds, value, place.
-type Row = (String, i64, f64, usize);
-
 #[test]
 fn the_typed_processor_says_what_flink_says() {
     for (number, stream) in recorded().iter().enumerate() {
