@@ -37,7 +37,8 @@ use super::{
 /// processor.start()?;
 /// processor.await_termination(None);
 /// assert_eq!(out.rows(), [1.0, 2.0]);
-/// let deadband = &processor.metrics().steps[0];
+/// let metrics = processor.metrics();
+/// let deadband = &metrics.steps[0];
 /// assert_eq!((&*deadband.name, deadband.rows_in, deadband.rows_out, deadband.failed), ("deadband", 4, 2, 1));
 /// # Ok::<(), qadf_edge::processor::ProcessorError>(())
 /// ```
