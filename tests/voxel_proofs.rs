@@ -81,7 +81,7 @@ fn weights(point: [f64; 3]) -> BTreeMap<[i32; 3], f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn each_signal_counts_its_own_rows(points in points(), cuts in prop::collection::vec(1_usize..200, 1..9)) {
