@@ -498,10 +498,10 @@ mod tests {
         let mut out = Decoded::default();
         bridge.feed_in_order(&[pair(6), pair(2)].concat(), &context(), &mut |_| false, &mut out);
         assert!(out.is_empty());
-        bridge.release(&context(), &mut |heard, _| heard.first < 4, &mut out);
+        bridge.release(&context(), &mut |heard| heard.first < 4, &mut out);
         assert_eq!(numbers(&out), [2, 3]);
         let restarted = data(Head { boot: 4, ..head(0) }, None, &[Samples::F32(&[1.0]), Samples::F32(&[2.0])]);
-        bridge.feed_in_order(&restarted, &context(), &mut |heard, _| heard.boot == 4, &mut out);
+        bridge.feed_in_order(&restarted, &context(), &mut |heard| heard.boot == 4, &mut out);
         assert_eq!(numbers(&out), [2, 3, 6, 7, 0]);
     }
 
