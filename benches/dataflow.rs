@@ -91,7 +91,8 @@ fn batches(stream: &Arc<Stream>) -> Vec<Input> {
     let names = parts();
     let batch = |number: usize| {
         let rows = number * BATCH_ROWS..(number + 1) * BATCH_ROWS;
-        let mut batch = Batch::new(Arc::clone(stream), "bench".into(), "bench".into(), Timestamp(0));
+        let arrival = Timestamp(at_ms(rows.end) * 1_000_000);
+        let mut batch = Batch::new(Arc::clone(stream), "bench".into(), "bench".into(), arrival);
         batch.first_seq = Seq(rows.start as u64 + 1);
         batch.time = rows.clone().map(|n| at_ms(n) * 1_000_000).collect();
         batch.signals[0] = rows.clone().map(value_of).collect();
@@ -122,6 +123,7 @@ fn configured(criterion: &mut Criterion) {
                         results += step.outputs.len();
                         step.clear();
                     }
+                    assert!(results > PARTS, "windows fired");
                     (results, engine)
                 },
                 BatchSize::PerIteration,
