@@ -59,6 +59,7 @@ use crate::{
 };
 
 pub use intake::Intake;
+pub(crate) use intake::dead_letter;
 pub use process::{Usage, file_system};
 pub use recorded::{RecordedError, Wanted, recorded};
 pub use shared::Figures;

@@ -132,7 +132,8 @@ pub(super) fn advance(committed: &watch::Sender<(Seq, Seq)>, rows: Seq, results:
     });
 }
 
-fn dead_letter(reject: Reject) -> DeadLetter {
+/// What is kept of refused bytes.
+pub(crate) fn dead_letter(reject: Reject) -> DeadLetter {
     DeadLetter {
         source: reject.source,
         partition: reject.partition,

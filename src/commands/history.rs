@@ -12,9 +12,9 @@ use std::{
 
 use clap::ValueEnum;
 use parquet::{
-    data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type},
+    data_type::{ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type},
     errors::ParquetError,
-    file::writer::{SerializedFileWriter, SerializedRowGroupWriter},
+    file::writer::SerializedFileWriter,
     schema::types::{Type, TypePtr},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     ingest::decode::parse_time,
     model::{Row, Stream, Timestamp},
     store::Reader,
+    voxel::export::{optional, required},
 };
 
 /// Rows of a row group of Parquet.
@@ -209,10 +210,7 @@ fn schema(stream: &Stream) -> Result<TypePtr, ParquetError> {
 
 fn group(file: &mut SerializedFileWriter<impl Write + Send>, stream: &Stream, rows: &[Row]) -> Result<(), ParquetError> {
     let mut group = file.next_row_group()?;
-    let times: Vec<i64> = rows.iter().map(|row| row.time.0).collect();
-    let mut time = group.next_column()?.ok_or_else(no_column)?;
-    time.typed::<Int64Type>().write_batch(&times, None, None)?;
-    time.close()?;
+    required::<Int64Type, _>(&mut group, rows.iter().map(|row| row.time.0))?;
     for axis in 0..3 {
         optional::<DoubleType, _>(&mut group, rows.iter().map(|row| row.position.map(|position| position[axis])))?;
     }
@@ -225,20 +223,4 @@ fn group(file: &mut SerializedFileWriter<impl Write + Send>, stream: &Stream, ro
     }
     group.close()?;
     Ok(())
-}
-
-fn optional<T: DataType, W: Write + Send>(
-    group: &mut SerializedRowGroupWriter<'_, W>,
-    values: impl Iterator<Item = Option<T::T>>,
-) -> Result<(), ParquetError> {
-    let values: Vec<Option<T::T>> = values.collect();
-    let defined: Vec<i16> = values.iter().map(|value| i16::from(value.is_some())).collect();
-    let values: Vec<T::T> = values.into_iter().flatten().collect();
-    let mut column = group.next_column()?.ok_or_else(no_column)?;
-    column.typed::<T>().write_batch(&values, Some(&defined), None)?;
-    column.close()
-}
-
-fn no_column() -> ParquetError {
-    ParquetError::General("the schema has no such column".into())
 }

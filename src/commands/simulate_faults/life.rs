@@ -15,12 +15,13 @@ use super::{
     ends::{FarEnd, Kind},
 };
 use crate::{
+    appliance::dead_letter,
     config,
     deliver::{self, BacklogError, Config, Delivery, Route, SinkCounters, StoredBacklog},
     engine::{self, Engine, EngineConfig, Step},
     ingest::{
         BridgeHost,
-        decode::{Decoded, Json, Reject, Routes},
+        decode::{Decoded, Json, Routes},
     },
     model::{Body, Input, Output, Seq, Timestamp},
     simulate::Random,
@@ -292,16 +293,4 @@ fn step_output(output: &Output) -> Result<StepOutput, String> {
     let json = serde_json::to_vec(output).map_err(|error| error.to_string())?;
     let (id, pipeline) = (output.id.clone(), Arc::clone(&output.pipeline));
     Ok(StepOutput { id, kind: output.body.kind(), pipeline, stream: None, time, json })
-}
-
-fn dead_letter(reject: Reject) -> DeadLetter {
-    DeadLetter {
-        source: reject.source,
-        partition: reject.partition,
-        stream: reject.stream,
-        arrival: reject.arrival,
-        reason: "undecodable".to_owned(),
-        detail: reject.reason,
-        raw: reject.raw,
-    }
 }

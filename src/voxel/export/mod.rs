@@ -11,6 +11,7 @@ mod vti;
 
 pub use npz::npz;
 pub use parquet::parquet;
+pub(crate) use parquet::{optional, required};
 pub use png::png;
 
 pub use vti::vti;

@@ -55,19 +55,19 @@ fn write_group(
 ) -> Result<(), ParquetError> {
     let mut group = file.next_row_group()?;
     for axis in 0..3 {
-        column::<Int32Type, _>(&mut group, voxels.iter().map(|(index, _)| index[axis]))?;
+        required::<Int32Type, _>(&mut group, voxels.iter().map(|(index, _)| index[axis]))?;
     }
     let axes = grid.config().axes();
     for axis in 0..3 {
-        column::<DoubleType, _>(&mut group, voxels.iter().map(|(index, _)| axes[axis].center_mm(index[axis])))?;
+        required::<DoubleType, _>(&mut group, voxels.iter().map(|(index, _)| axes[axis].center_mm(index[axis])))?;
     }
     let name = ByteArray::from(&*grid.signals()[signal]);
-    column::<ByteArrayType, _>(&mut group, voxels.iter().map(|_| name.clone()))?;
-    column::<Int64Type, _>(&mut group, voxels.iter().map(|(_, stats)| i64::from(stats.count)))?;
-    column::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.mean))?;
+    required::<ByteArrayType, _>(&mut group, voxels.iter().map(|_| name.clone()))?;
+    required::<Int64Type, _>(&mut group, voxels.iter().map(|(_, stats)| i64::from(stats.count)))?;
+    required::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.mean))?;
     optional::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.variance()))?;
     for get in [|stats: &Stats| stats.min, |stats: &Stats| stats.max] {
-        column::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| get(stats)))?;
+        required::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| get(stats)))?;
     }
     optional::<DoubleType, _>(&mut group, voxels.iter().map(|(_, stats)| stats.last.map(|last| last.value)))?;
     optional::<Int64Type, _>(&mut group, voxels.iter().map(|(_, stats)| stats.last.map(|last| last.time)))?;
@@ -77,7 +77,8 @@ fn write_group(
     Ok(())
 }
 
-fn column<T: DataType, W: Write + Send>(
+/// Writes the next column, which has a value in every row.
+pub(crate) fn required<T: DataType, W: Write + Send>(
     group: &mut SerializedRowGroupWriter<'_, W>,
     values: impl Iterator<Item = T::T>,
 ) -> Result<(), ParquetError> {
@@ -85,7 +86,8 @@ fn column<T: DataType, W: Write + Send>(
     write::<T, W>(group, &values, None)
 }
 
-fn optional<T: DataType, W: Write + Send>(
+/// Writes the next column, which has a value in some rows.
+pub(crate) fn optional<T: DataType, W: Write + Send>(
     group: &mut SerializedRowGroupWriter<'_, W>,
     values: impl Iterator<Item = Option<T::T>>,
 ) -> Result<(), ParquetError> {
