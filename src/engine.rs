@@ -165,6 +165,7 @@ impl Engine {
                     patterns: Vec::new(),
                     charts: Vec::new(),
                     thresholds: Vec::new(),
+                    parallelism: 1,
                 };
                 let lane =
                     self.stream(&source.stream).ok_or_else(|| EngineError(format!("there is no stream `{}`", source.stream)))?;

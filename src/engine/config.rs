@@ -34,6 +34,8 @@ pub struct PipelineConfig {
     pub stream: Arc<str>,
     /// The sinks it feeds; `None` = all.
     pub sinks: Option<Vec<Arc<str>>>,
+    /// Threads that the keys of its windows are spread over.
+    pub parallelism: usize,
     /// Only rows for which this holds go on.
     pub filter: Option<String>,
     /// Computed signals: name and expression, each seeing those before it.

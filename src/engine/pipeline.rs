@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{PipelineConfig, Step, alarms::Alarms, space::GridLane};
 use crate::{
     dataflow::{
-        Flow, WindowOperator, drive,
+        Flow, SpreadWindows, drive,
         join::JoinOperator,
         pattern::PatternOperator,
         timed::{Join, Pattern},
@@ -69,7 +69,7 @@ pub struct Pipeline {
     /// In the configured order.
     pub checkpoints: Vec<Checkpoint>,
     /// In the configured order.
-    pub windows: Vec<WindowOperator>,
+    pub windows: Vec<SpreadWindows>,
     /// The other stream of each join.
     pub join_with: Vec<Arc<str>>,
     /// In the configured order.
@@ -141,7 +141,8 @@ impl Pipeline {
             pipeline.checkpoints.push(built);
         }
         for window in &config.windows {
-            let built = WindowOperator::new(id(), window.clone(), &stream).map_err(|error| place("windows", &error))?;
+            let built =
+                SpreadWindows::new(&config.id, window, &stream, config.parallelism).map_err(|error| place("windows", &error))?;
             pipeline.windows.push(built);
         }
         for (with, join) in &config.joins {
@@ -184,7 +185,7 @@ impl Pipeline {
         let gated = self.gate(derived, &mut rows, emit, alarms, &mut out, step);
         let (gated, places) = (gated.as_ref(), rows.as_deref());
         for window in &mut self.windows {
-            drive(window, gated, places, flow, &mut out);
+            window.drive(gated, places, flow, &mut out);
         }
         for (join, right) in self.joins.iter_mut().zip(rights) {
             drive(&mut Join::left(join, *right), gated, places, flow, &mut out);
