@@ -8,7 +8,7 @@ use std::{
     cmp::Ordering,
     hash::{BuildHasher, Hasher},
     sync::Arc,
-    thread,
+    thread, vec,
 };
 
 use rustc_hash::FxBuildHasher;
@@ -101,29 +101,35 @@ impl Part {
 
 /// The results of all shards, as one operator would have given them.
 pub fn merged(parts: Vec<Part>, group_by: &[Arc<str>]) -> Vec<Output> {
-    let mut parts = parts.into_iter().filter(|part| !part.outputs.is_empty());
-    let Some(first) = parts.next() else { return Vec::new() };
-    let mut heads = Vec::new();
-    for Part { outputs, caused_by_watermark } in std::iter::once(first).chain(parts) {
-        heads.push(outputs.into_iter().zip(caused_by_watermark).peekable());
+    let mut all = Vec::with_capacity(parts.iter().map(|part| part.outputs.len()).sum());
+    let mut heads: Vec<_> =
+        parts.into_iter().map(|part| (part.outputs.into_iter(), part.caused_by_watermark.into_iter())).collect();
+    while let Some(least) = least(&heads, group_by) {
+        let (outputs, caused_by_watermark) = &mut heads[least];
+        caused_by_watermark.next();
+        all.extend(outputs.next());
     }
-    let mut all = Vec::with_capacity(heads.iter().map(|head| head.size_hint().0).sum());
-    loop {
-        let next = |(at, head): (usize, &mut std::iter::Peekable<_>)| head.peek().is_some().then_some(at);
-        let Some(mut least) = heads.iter_mut().enumerate().find_map(next) else { return all };
-        for at in least + 1..heads.len() {
-            let Ok([known, other]) = heads.get_disjoint_mut([least, at]) else { continue };
-            if let (Some(known), Some(other)) = (known.peek(), other.peek())
-                && order(other, known, group_by) == Ordering::Less
-            {
-                least = at;
-            }
-        }
-        all.extend(heads[least].next().map(|(output, _)| output));
-    }
+    all
 }
 
-fn order((left, left_fired): &(Output, bool), (right, right_fired): &(Output, bool), group_by: &[Arc<str>]) -> Ordering {
+/// What is left of a shard's results, and whether the watermark caused them.
+type Head = (vec::IntoIter<Output>, vec::IntoIter<bool>);
+
+/// The shard whose next result comes first.
+fn least(heads: &[Head], group_by: &[Arc<str>]) -> Option<usize> {
+    let next = |at: usize| heads[at].0.as_slice().first().zip(heads[at].1.as_slice().first());
+    let mut least = None;
+    for at in 0..heads.len() {
+        if let Some(one) = next(at)
+            && least.and_then(next).is_none_or(|known| order(one, known, group_by) == Ordering::Less)
+        {
+            least = Some(at);
+        }
+    }
+    least
+}
+
+fn order((left, left_fired): (&Output, &bool), (right, right_fired): (&Output, &bool), group_by: &[Arc<str>]) -> Ordering {
     let order = (left.at, left_fired).cmp(&(right.at, right_fired));
     let (Body::Window(left), Body::Window(right), true) = (&left.body, &right.body, *left_fired) else { return order };
     order
@@ -132,6 +138,9 @@ fn order((left, left_fired): &(Output, bool), (right, right_fired): &(Output, bo
 }
 
 fn by_texts(left: &Key, right: &Key, group_by: &[Arc<str>]) -> Ordering {
+    if group_by.len() == 1 {
+        return left.values().next().cmp(&right.values().next());
+    }
     group_by.iter().map(|name| left.get(name)).cmp(group_by.iter().map(|name| right.get(name)))
 }
 
