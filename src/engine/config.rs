@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A stream and what is kept of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StreamConfig {
     /// The shape of its rows.
     pub stream: Arc<Stream>,
@@ -26,7 +26,7 @@ pub struct StreamConfig {
 }
 
 /// A pipeline.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PipelineConfig {
     /// Its name.
     pub id: Arc<str>,
@@ -55,7 +55,7 @@ pub struct PipelineConfig {
 }
 
 /// A voxel grid.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GridSource {
     /// The grid.
     pub grid: GridConfig,
@@ -74,7 +74,7 @@ pub struct GridSource {
 }
 
 /// The whole engine.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct EngineConfig {
     /// All streams.
     pub streams: Vec<StreamConfig>,
