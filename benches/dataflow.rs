@@ -78,11 +78,13 @@ fn run(rows: &'static [Row], by: By, threads: usize, aggregate: AggregateOf<Row>
     out.count()
 }
 
+type MakeAggregate = fn() -> AggregateOf<Row>;
+
 fn typed(criterion: &mut Criterion) {
     let rows = rows();
     let mut group = criterion.benchmark_group("typed");
     group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
-    let aggregates: [(&str, fn() -> AggregateOf<Row>); 2] =
+    let aggregates: [(&str, MakeAggregate); 2] =
         [("mean", || mean(|row: &Row| row.value)), ("quantile", || quantile(0.99, |row: &Row| row.value))];
     for (name, aggregate) in aggregates {
         for (kind, by) in [("text", By::Text), ("number", By::Number)] {

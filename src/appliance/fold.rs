@@ -9,7 +9,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -353,7 +353,15 @@ fn time_of(body: &Body) -> Timestamp {
 
 /// An engine as `run` has it.
 pub(super) fn build(config: &EngineConfig) -> Result<Engine, StartError> {
-    Engine::new(config, Emit::Changes, Clock::Arrivals).map_err(|error| StartError::Engine(error.to_string()))
+    let mut engine = Engine::new(config, Emit::Changes, Clock::Arrivals).map_err(|error| StartError::Engine(error.to_string()))?;
+    engine.set_stopwatch(monotonic_ns);
+    Ok(engine)
+}
+
+/// Nanoseconds since this was first asked.
+fn monotonic_ns() -> u64 {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    BEGAN.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
 /// Takes the engine to where the last run's checkpoint left it, and fills its rings again.

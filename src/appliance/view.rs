@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::{
-    engine::{Engine, Pipeline, StreamLane, key_words},
+    engine::{Engine, OperatorCounters, Pipeline, StreamLane, key_words},
     model::Timestamp,
     quality::alert::{Filter, Record},
     spc::ChartView,
     status::{
-        Acknowledgement, AlertStatus, ChartPoint, ChartStatus, GridStatus, PartitionStatus, PipelineStatus, SignalStatus,
-        StreamStatus,
+        Acknowledgement, AlertStatus, ChartPoint, ChartStatus, GridStatus, OperatorStatus, PartitionStatus, PipelineStatus,
+        SignalStatus, StreamStatus,
     },
 };
 
@@ -121,7 +121,19 @@ fn pipeline_status(pipeline: &Pipeline) -> PipelineStatus {
             .iter()
             .map(|checkpoint| (checkpoint.name().to_string(), (checkpoint.state.passed, checkpoint.state.failed)))
             .collect(),
+        operators: pipeline.operators().iter().map(operator_status).collect(),
         last_activity: known(counters.last_activity).filter(|_| counters.processed > 0),
+    }
+}
+
+fn operator_status(counters: &OperatorCounters) -> OperatorStatus {
+    OperatorStatus {
+        kind: counters.kind.to_owned(),
+        id: counters.id.to_string(),
+        rows_in: counters.rows_in,
+        out: counters.out,
+        failed: counters.failed,
+        time_ms: counters.time_ns as f64 / 1e6,
     }
 }
 

@@ -67,7 +67,7 @@ async fn serve(mut config: Config, path: &std::path::Path) -> Result<(), Failure
             match watch(&appliance, &mut signals, path).await {
                 Ok(Order::Reload(next)) => match reload(&mut appliance, *next, &mut brokers, &mut config).await {
                     Some(next) => break Ok(Order::Reload(next)),
-                    None => continue,
+                    None => (),
                 },
                 order => break order,
             }

@@ -61,6 +61,23 @@ fn pipelines(page: &mut Page, snapshot: &Snapshot) {
             page.sample("qadf_pipeline_rows_total", &[("pipeline_id", &pipeline.id), ("state", state)], rows as f64);
         }
     }
+    operators(page, snapshot);
+}
+
+fn operators(page: &mut Page, snapshot: &Snapshot) {
+    let all = || snapshot.pipelines.iter().flat_map(|pipeline| pipeline.operators.iter().map(|one| (&*pipeline.id, one)));
+    page.family("qadf_operator_rows_total", "counter", "Rows into an operator of a pipeline, out of it, and those it failed on.");
+    for (id, one) in all() {
+        for (direction, rows) in [("in", one.rows_in), ("out", one.out), ("failed", one.failed)] {
+            let labels = [("pipeline_id", id), ("kind", &*one.kind), ("operator", &*one.id), ("direction", direction)];
+            page.sample("qadf_operator_rows_total", &labels, rows as f64);
+        }
+    }
+    page.family("qadf_operator_seconds_total", "counter", "Time that an operator of a pipeline took.");
+    for (id, one) in all() {
+        let labels = [("pipeline_id", id), ("kind", &*one.kind), ("operator", &*one.id)];
+        page.sample("qadf_operator_seconds_total", &labels, one.time_ms / 1e3);
+    }
 }
 
 fn durations(page: &mut Page, snapshot: &Snapshot) {

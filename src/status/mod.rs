@@ -175,8 +175,29 @@ pub struct PipelineStatus {
     pub results: u64,
     /// Checkpoints: name → (passed, failed).
     pub checkpoints: BTreeMap<String, (u64, u64)>,
+    /// What went through each operator since the program started, in the order of the rows.
+    #[serde(default)]
+    pub operators: Vec<OperatorStatus>,
     /// The last row's arrival.
     pub last_activity: Option<Timestamp>,
+}
+
+/// Rows through one operator of a pipeline.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperatorStatus {
+    /// `filter`, `derive`, `checkpoint`, `window`, `join`, `pattern`, `chart`, `threshold` or `voxels`.
+    pub kind: String,
+    /// The configured id.
+    pub id: String,
+    /// Rows that it was given.
+    #[serde(rename = "in")]
+    pub rows_in: u64,
+    /// Rows that it passed on, or results that it put out.
+    pub out: u64,
+    /// Rows that it has no answer for; of a checkpoint, rows that it rejected.
+    pub failed: u64,
+    /// Time that it took, in milliseconds.
+    pub time_ms: f64,
 }
 
 /// One control chart and key.

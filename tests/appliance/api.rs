@@ -194,6 +194,13 @@ fn check_pipelines(appliance: &Appliance) {
         (&stats["processed"], &stats["running"], &stats["checkpoints"]["bright"]),
         (&json!(50), &json!(true), &json!([49, 1]))
     );
+    let operators = list(&stats, "operators");
+    let bright = operators.iter().find(|one| one["kind"] == "checkpoint" && one["id"] == "bright").expect("it is one of them");
+    assert_eq!((&bright["in"], &bright["out"], &bright["failed"]), (&json!(50), &json!(50), &json!(0)), "it flags, and passes on");
+    assert!(bright["time_ms"].as_f64().is_some_and(|time_ms| time_ms > 0.0), "it took its time: {bright}");
+    let metrics = appliance.ask("GET", "/metrics", "").text;
+    let sample = r#"qadf_operator_rows_total{pipeline_id="quality",kind="checkpoint",operator="bright",direction="in"} 50"#;
+    assert!(metrics.contains(sample), "{sample}");
     check_problem(appliance, "GET", "/pipelines/quantity/stats", "", 404, "quantity");
     check_problem(appliance, "POST", "/pipelines/quantity/stop", "", 404, "quantity");
 
