@@ -142,7 +142,7 @@ impl Maker {
         let seq = batch.seq(row);
         let id = format!("late:{}:{}:{}", self.pipeline, self.config.id, seq.0);
         let body = LateRow { window: Arc::clone(&self.config.id), row: batch.row(row) };
-        out.push(Output::new(id, &self.pipeline, seq, Body::Late(body)));
+        out.push(Output::new(id, &self.pipeline, seq, Body::Late(Box::new(body))));
     }
 
     /// Whether the window that ends at `end` is gone.

@@ -37,12 +37,12 @@ impl Output {
 #[allow(missing_docs)]
 pub enum Body {
     Window(WindowResult),
-    Late(LateRow),
-    Join(JoinResult),
+    Late(Box<LateRow>),
+    Join(Box<JoinResult>),
     Spc(Box<SpcPoint>),
     Limits(Box<Limits>),
     Capability(Box<Capability>),
-    Checkpoint(CheckpointResult),
+    Checkpoint(Box<CheckpointResult>),
     Pattern(PatternMatch),
     Alert(Alert),
     VoxelUpdate(VoxelUpdate),

@@ -245,11 +245,11 @@ where
             self.codes.clear();
             self.texts.forget();
         }
-        for row in rows {
-            let text = (self.text_of)(row);
-            let texts = &mut self.texts;
-            column.codes.push(self.codes.of(text, || texts.add(text)));
-        }
+        let Self { text_of, codes, texts, .. } = self;
+        column.codes.extend(rows.iter().map(|row| {
+            let text = text_of(row);
+            codes.of(text, || texts.add(text))
+        }));
         self.texts.finish(column, hashes)
     }
 }
@@ -264,22 +264,15 @@ where
             self.codes.clear();
             self.texts.forget();
         }
-        for row in rows {
-            let Some(value) = (self.value_of)(row) else {
-                column.codes.push(NO_TAG);
-                continue;
-            };
-            let texts = &mut self.texts;
-            let code = match self.codes.get(&value) {
-                Some(code) => *code,
-                None => {
-                    let code = texts.add(&value.to_string());
-                    self.codes.insert(value, code);
-                    code
-                }
-            };
-            column.codes.push(code);
-        }
+        let Self { value_of, codes, texts } = self;
+        column.codes.extend(rows.iter().map(|row| {
+            let Some(value) = value_of(row) else { return NO_TAG };
+            codes.get(&value).copied().unwrap_or_else(|| {
+                let code = texts.add(&value.to_string());
+                codes.insert(value, code);
+                code
+            })
+        }));
         self.texts.finish(column, hashes)
     }
 }
