@@ -154,9 +154,7 @@ impl Appliance {
         let store = Arc::new(opened.store);
         store.when_fatal(Box::new(move |error: StoreError| drop(fatal_sender.send(Some(error.to_string())))));
 
-        let inventory = store.reader()?.inventory()?;
-        let newest = (Seq(inventory.seq_next.saturating_sub(1)), Seq(inventory.result_next.saturating_sub(1)));
-        let (committed, committed_seen) = watch::channel(newest);
+        let (committed, committed_seen) = watch::channel(opened.newest);
         let committed = Arc::new(committed);
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
@@ -350,6 +348,7 @@ struct Opened {
     engine: Engine,
     resume_after: crate::store::RecordNo,
     refused_through: crate::store::RecordNo,
+    newest: (Seq, Seq),
 }
 
 async fn open(config: &Config) -> Result<Opened, StartError> {
@@ -367,10 +366,10 @@ async fn open(config: &Config) -> Result<Opened, StartError> {
         for notice in &recovered.notices {
             tracing::warn!("{notice}");
         }
-        let refused_through = recovered.refused_through;
+        let (refused_through, newest) = (recovered.refused_through, recovered.newest);
         losses::announce(&store)?;
         let (engine, resume_after) = fold::restore(build, &store, recovered)?;
-        Ok(Opened { store, engine, resume_after, refused_through })
+        Ok(Opened { store, engine, resume_after, refused_through, newest })
     };
     spawn_blocking(work).await.unwrap_or_else(|error| Err(StartError::Engine(error.to_string())))
 }

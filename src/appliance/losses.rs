@@ -26,7 +26,7 @@ pub(super) fn announce(store: &Store) -> Result<(), StoreError> {
 
 fn announce_all(store: &Store) -> Result<(), StoreError> {
     let reader = store.reader()?;
-    let reports = reader.inventory()?.lost;
+    let reports = reader.lost()?;
     let known = reader.state(ANNOUNCED, 1)?;
     let announced = known.first().and_then(|(_, value)| serde_json::from_slice::<usize>(value).ok()).unwrap_or(0);
     for report in reports.iter().skip(announced) {

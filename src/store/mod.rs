@@ -100,6 +100,8 @@ use shared::Shared;
 use state::State;
 use sweep::Sweeper;
 
+use crate::model::Seq;
+
 /// How the store is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
@@ -141,6 +143,8 @@ pub struct Recovered {
     pub refused_through: RecordNo,
     /// How many records it has to go over again.
     pub to_replay: u64,
+    /// The last row and the last result that were committed.
+    pub newest: (Seq, Seq),
     /// What could not be used, in words: a damaged checkpoint or file.
     pub notices: Vec<String>,
     /// The store was damaged, and has just been salvaged: what is lost.
@@ -334,7 +338,8 @@ fn open_sound(directory: &Path, config: &StoreConfig, making: Making) -> Result<
 
 /// Where the engine goes on.
 fn recover(connection: &rusqlite::Connection, state: &State) -> Result<Recovered, StoreError> {
-    let mut recovered = Recovered::default();
+    let newest = (Seq(state.next_seq.saturating_sub(1)), Seq(state.next_result.saturating_sub(1)));
+    let mut recovered = Recovered { newest, ..Recovered::default() };
     match checkpoint::read(connection) {
         Ok(found) => recovered.checkpoint = found,
         Err(StoreError::Corrupt(what)) => recovered.notices.push(format!("{what}: the engine starts from the oldest record")),

@@ -472,7 +472,11 @@ impl Reader {
         Ok(state)
     }
 
-    fn lost(&self) -> Result<Vec<serde_json::Value>, StoreError> {
+    /// Reports of what was lost and set aside, oldest first.
+    ///
+    /// # Errors
+    /// As the disk's.
+    pub fn lost(&self) -> Result<Vec<serde_json::Value>, StoreError> {
         let mut statement = self.connection.prepare_cached("SELECT report FROM lost ORDER BY number")?;
         let mut found = statement.query([])?;
         let mut lost = Vec::new();
