@@ -61,8 +61,8 @@ pub struct SessionsState {
 #[derive(Debug)]
 struct Line {
     sessions: Vec<Session>,
-    /// No session fires or is freed before the watermark is here, and the agenda says so.
-    due: i64,
+    /// No session fires or is freed before the watermark is here, and the agenda says so; none if there is no session.
+    due: Option<i64>,
 }
 
 /// Sessions of all keys.
@@ -151,7 +151,7 @@ impl Sessions {
         let time = batch.time[row];
         let key = self.memo.number(batch, row, &mut self.keys);
         while self.lines.len() <= key as usize {
-            self.lines.push(Line { sessions: Vec::new(), due: i64::MAX });
+            self.lines.push(Line { sessions: Vec::new(), due: None });
         }
         let mut sessions = std::mem::take(&mut self.lines[key as usize].sessions);
         let taken = self.take(maker, &mut sessions, batch, row, (key, time, watermark));
@@ -161,7 +161,7 @@ impl Sessions {
                     self.fire(maker, key, session, batch.seq(row), out);
                 }
             }
-            let due = sessions[first..end].iter().map(|session| self.deadline_of(session)).min().unwrap_or(i64::MAX);
+            let due = sessions[first..end].iter().map(|session| self.deadline_of(session)).min();
             self.schedule(key, due);
         }
         self.lines[key as usize].sessions = sessions;
@@ -324,10 +324,12 @@ impl Sessions {
         }
     }
 
-    fn schedule(&mut self, key: u32, due: i64) {
+    fn schedule(&mut self, key: u32, due: Option<i64>) {
         let line = &mut self.lines[key as usize];
-        if due < line.due {
-            line.due = due;
+        if let Some(due) = due
+            && line.due.is_none_or(|known| due < known)
+        {
+            line.due = Some(due);
             self.agenda.push(Reverse((due, key)));
         }
     }
@@ -337,8 +339,8 @@ impl Sessions {
         let mut keys = Vec::new();
         while let Some(Reverse((due, key))) = self.agenda.peek().copied().filter(|Reverse((due, _))| *due <= watermark) {
             self.agenda.pop();
-            if self.lines[key as usize].due == due {
-                self.lines[key as usize].due = i64::MAX;
+            if self.lines[key as usize].due == Some(due) {
+                self.lines[key as usize].due = None;
                 keys.push(key);
             }
         }
@@ -355,7 +357,7 @@ impl Sessions {
                 }
                 is_kept
             });
-            let due = sessions.iter().map(|session| self.deadline_of(session)).min().unwrap_or(i64::MAX);
+            let due = sessions.iter().map(|session| self.deadline_of(session)).min();
             if sessions.is_empty() {
                 self.empty.push(key);
             }
@@ -447,7 +449,7 @@ impl Sessions {
         for (texts, saved) in state.by_key {
             let key = self.keys.number(texts.iter().map(Option::as_ref));
             while self.lines.len() <= key as usize {
-                self.lines.push(Line { sessions: Vec::new(), due: i64::MAX });
+                self.lines.push(Line { sessions: Vec::new(), due: None });
             }
             for Saved { items, revision, fresh, replaces } in saved {
                 let mut session = Session { items: Vec::new(), revision, fresh, replaces };
@@ -456,7 +458,7 @@ impl Sessions {
                     self.lanes.set(place, pane);
                     session.items.push(Item { first, last, place });
                 }
-                let due = self.deadline_of(&session);
+                let due = Some(self.deadline_of(&session));
                 self.lines[key as usize].sessions.push(session);
                 self.schedule(key, due);
             }

@@ -8,7 +8,7 @@
 //! `r = size mod slide`, a period of the slide has one slice if `r = 0`, else two: `[0, r)` and `[r, slide)`. Windows of civil time share
 //! nothing: they are their own slices, numbered by their first nanosecond.
 
-use super::{WindowConfig, WindowKind, window::floor_to};
+use super::{WindowConfig, WindowKind};
 
 /// A piece of time and the windows around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,13 @@ impl Regular {
         let since = i128::from(time) - i128::from(self.offset_ns) - i128::from(self.size_ns);
         clamp(since.div_euclid(i128::from(self.slide_ns)))
     }
+
+    /// The first end of a window after `time`.
+    fn next_end(&self, time: i64) -> i64 {
+        let slide = i128::from(self.slide_ns);
+        let first = i128::from(self.offset_ns) + i128::from(self.size_ns);
+        clamp(i128::from(time) + slide - (i128::from(time) - first).rem_euclid(slide))
+    }
 }
 
 impl Slices {
@@ -180,10 +187,7 @@ impl Slices {
     /// The first end of a window after `time`.
     pub fn next_end(&self, time: i64) -> i64 {
         match self {
-            Self::Regular(regular) => {
-                let shift = regular.offset_ns.wrapping_add(regular.size_ns);
-                floor_to(time, regular.slide_ns, shift).saturating_add(regular.slide_ns)
-            }
+            Self::Regular(regular) => regular.next_end(time),
             Self::Civil(config) => config.tumbling(time).1,
         }
     }
