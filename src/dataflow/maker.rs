@@ -48,15 +48,12 @@ impl Maker {
         &self.config
     }
 
-    /// The id of a firing.
+    /// The id of a firing, also if results do not have it: another one may replace it.
     pub fn id(&self, key: &KeyTexts, start: i64, end: i64, revision: u32) -> String {
         self.id_of(&key_text(&self.config.group_by, key), start, end, revision)
     }
 
     fn id_of(&self, key: &str, start: i64, end: i64, revision: u32) -> String {
-        if !self.ids {
-            return String::new();
-        }
         let mut id = String::with_capacity(self.prefix.len() + key.len() + 48);
         id.push_str(&self.prefix);
         id.push_str(key);
@@ -86,7 +83,7 @@ impl Maker {
             self.shown[place] = Some((key_text(names, keys.texts(key)), keys.shown(key, names)));
         }
         let Some((text, shown)) = &self.shown[place] else { return };
-        let id = self.id_of(text, bounds.0, bounds.1, revision);
+        let id = if self.ids { self.id_of(text, bounds.0, bounds.1, revision) } else { String::new() };
         out.push(self.output(id, shown.clone(), bounds, revision, pane, Vec::new(), at));
     }
 
@@ -110,7 +107,8 @@ impl Maker {
         out: &mut Vec<Output>,
     ) {
         let shown = self.config.group_by.iter().cloned().zip(key.iter().cloned()).collect();
-        out.push(self.output(self.id(key, bounds.0, bounds.1, revision), shown, bounds, revision, pane, replaces, at));
+        let id = if self.ids { self.id(key, bounds.0, bounds.1, revision) } else { String::new() };
+        out.push(self.output(id, shown, bounds, revision, pane, replaces, at));
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is one fact of a result")]

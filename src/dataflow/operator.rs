@@ -531,10 +531,15 @@ impl WindowOperator {
 
     /// What a checkpoint keeps.
     pub fn snapshot(&self) -> WindowState {
+        let freed = self.slices.as_ref().map_or(i64::MAX, |slices| self.freed(slices));
         let of = |key: u32| KeyState {
             key: self.keys.texts(key).clone(),
             panes: self.panes.of(key).collect(),
-            spoken: self.panes.spoken(key).into_iter().flatten().map(|(window, spoken)| (*window, spoken.clone())).collect(),
+            // What was said of freed windows is forgotten with the panes of any key.
+            spoken: (self.panes.spoken(key).into_iter().flatten())
+                .filter(|(window, _)| **window > freed)
+                .map(|(window, spoken)| (*window, spoken.clone()))
+                .collect(),
         };
         let mut keys: Vec<KeyState> = self.keys.sorted().into_iter().map(of).collect();
         keys.retain(|key| !key.panes.is_empty());

@@ -13,11 +13,8 @@ use std::{
 
 use rustc_hash::FxBuildHasher;
 
-use super::{
-    Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState,
-    drive::{drive, drive_some},
-};
-use crate::model::{Batch, Body, Key, Output, Stream, Timestamp};
+use super::{Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState, drive::drive_some};
+use crate::model::{Batch, Body, Key, Output, Seq, Stream, Timestamp};
 
 /// More shards than this are refused.
 pub const SHARDS_MAX: usize = 64;
@@ -65,19 +62,30 @@ pub fn rows_of<'r>(hashes: &[u64], shard: usize, shards: usize, rows: &'r mut Ve
     &rows[..count]
 }
 
-/// Results of one shard, in order, and which of them the watermark caused.
+/// What brought a result about; of one place in the flow in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The watermark before the rows: it moved while the windows were not told.
+    Before,
+    /// The row with this number.
+    Row(Seq),
+    /// The watermark behind a row.
+    Watermark,
+}
+
+/// Results of one shard, in order, and what brought them about.
 #[derive(Debug, Default)]
 pub struct Part {
     /// What is put out.
     pub outputs: Vec<Output>,
     /// Beside it.
-    pub caused_by_watermark: Vec<bool>,
+    pub causes: Vec<Cause>,
 }
 
 impl Part {
     /// Results that are all caused by the watermark.
     pub fn of_watermark(outputs: Vec<Output>) -> Self {
-        Self { caused_by_watermark: vec![true; outputs.len()], outputs }
+        Self { causes: vec![Cause::Watermark; outputs.len()], outputs }
     }
 
     /// Takes `some` rows of `batch` (`None`: all) through `operator`, along the whole flow.
@@ -88,32 +96,44 @@ impl Part {
         places: Option<&[usize]>,
         flow: &Flow,
     ) -> Self {
-        let mut outputs = Vec::new();
+        let mut part = Self::default();
+        part.advance(operator, flow, flow.before, Cause::Before);
+        let first = part.outputs.len();
         let mut fired = Vec::new();
-        drive_some(operator, batch, some, places, flow, &mut outputs, |range| fired.push(range));
-        let mut caused_by_watermark = vec![false; outputs.len()];
+        drive_some(operator, batch, some, places, flow, &mut part.outputs, |range| fired.push(range));
+        part.causes.extend(part.outputs[first..].iter().map(|output| Cause::Row(output.at)));
         for range in fired {
-            caused_by_watermark[range].fill(true);
+            part.causes[range].fill(Cause::Watermark);
         }
-        Self { outputs, caused_by_watermark }
+        part.advance(operator, flow, flow.last(), Cause::Watermark);
+        part
+    }
+
+    /// Takes `operator` to a watermark of the flow, if it has any: at its ends all shards stand at the same one, whatever their rows.
+    fn advance(&mut self, operator: &mut WindowOperator, flow: &Flow, watermark: i64, cause: Cause) {
+        let Some(last) = flow.after.len().checked_sub(1) else { return };
+        let known = self.outputs.len();
+        operator.advance(Timestamp(watermark), &mut self.outputs);
+        let place = if cause == Cause::Before { 0 } else { last };
+        self.outputs[known..].iter_mut().for_each(|output| output.at = Seq(flow.first_seq + place as u64));
+        self.causes.resize(self.outputs.len(), cause);
     }
 }
 
 /// The results of all shards, as one operator would have given them.
 pub fn merged(parts: Vec<Part>, group_by: &[Arc<str>]) -> Vec<Output> {
     let mut all = Vec::with_capacity(parts.iter().map(|part| part.outputs.len()).sum());
-    let mut heads: Vec<_> =
-        parts.into_iter().map(|part| (part.outputs.into_iter(), part.caused_by_watermark.into_iter())).collect();
+    let mut heads: Vec<_> = parts.into_iter().map(|part| (part.outputs.into_iter(), part.causes.into_iter())).collect();
     while let Some(least) = least(&heads, group_by) {
-        let (outputs, caused_by_watermark) = &mut heads[least];
-        caused_by_watermark.next();
+        let (outputs, causes) = &mut heads[least];
+        causes.next();
         all.extend(outputs.next());
     }
     all
 }
 
-/// What is left of a shard's results, and whether the watermark caused them.
-type Head = (vec::IntoIter<Output>, vec::IntoIter<bool>);
+/// What is left of a shard's results, and what brought them about.
+type Head = (vec::IntoIter<Output>, vec::IntoIter<Cause>);
 
 /// The shard whose next result comes first.
 fn least(heads: &[Head], group_by: &[Arc<str>]) -> Option<usize> {
@@ -129,9 +149,9 @@ fn least(heads: &[Head], group_by: &[Arc<str>]) -> Option<usize> {
     least
 }
 
-fn order((left, left_fired): (&Output, &bool), (right, right_fired): (&Output, &bool), group_by: &[Arc<str>]) -> Ordering {
-    let order = (left.at, left_fired).cmp(&(right.at, right_fired));
-    let (Body::Window(left), Body::Window(right), true) = (&left.body, &right.body, *left_fired) else { return order };
+fn order((left, left_cause): (&Output, &Cause), (right, right_cause): (&Output, &Cause), group_by: &[Arc<str>]) -> Ordering {
+    let order = (left.at, left_cause).cmp(&(right.at, right_cause));
+    let (Body::Window(left), Body::Window(right)) = (&left.body, &right.body) else { return order };
     order
         .then_with(|| (left.end, left.start).cmp(&(right.end, right.start)))
         .then_with(|| by_texts(&left.key, &right.key, group_by))
@@ -179,7 +199,7 @@ impl SpreadWindows {
     /// Feeds `batch`, whose row `i` came in at place `places[i]` of the flow (`None`: at place `i`).
     pub fn drive(&mut self, batch: &Batch, places: Option<&[usize]>, flow: &Flow, out: &mut Vec<Output>) {
         if let [operator] = self.shards.as_mut_slice() {
-            drive(operator, batch, places, flow, out);
+            out.append(&mut Part::driven(operator, batch, None, places, flow).outputs);
             return;
         }
         self.hash(batch);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ProcessorError;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const KEPT: usize = 2;
 const PREFIX: &str = "checkpoint-";
 

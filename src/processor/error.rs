@@ -1,5 +1,7 @@
 //! Why a processor ends, and why a sink does not take rows.
 
+use std::any::Any;
+
 /// Why a processor does not start, or has ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProcessorError {
@@ -20,6 +22,12 @@ pub enum ProcessorError {
 impl ProcessorError {
     pub(super) fn checkpoint(error: impl std::fmt::Display) -> Self {
         Self::Checkpoint(error.to_string())
+    }
+
+    /// Of what a step's panic carries.
+    pub(super) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Self::Failed(format!("a step panicked: {}", words.unwrap_or("without a message")))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The thread of a processor: rows from sources through the steps, and checkpoints in between.
 
 use std::{
-    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     thread,
@@ -179,7 +178,7 @@ impl Runner {
     /// Until the sources end, it is told to stop, or something fails.
     pub fn run(mut self) {
         let end = catch_unwind(AssertUnwindSafe(|| self.turns()));
-        let end = end.unwrap_or_else(|panic| Err(ProcessorError::Failed(format!("a step panicked: {}", words(&*panic)))));
+        let end = end.unwrap_or_else(|panic| Err(ProcessorError::panicked(&*panic)));
         let shared = Arc::clone(&self.shared);
         // Sinks and sources are closed before anybody hears of the end.
         drop(self);
@@ -315,9 +314,4 @@ impl Runner {
         locked(&self.shared.figures).checkpoints += 1;
         Ok(())
     }
-}
-
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }

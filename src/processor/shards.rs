@@ -4,6 +4,7 @@
 //! [`AHEAD_MAX`], so that neither waits for the other at each chunk. What comes out is merged as in [`crate::dataflow::spread`].
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         mpsc::{Receiver, Sender, channel},
@@ -15,7 +16,7 @@ use super::{chunk::Turn, error::ProcessorError};
 use crate::{
     dataflow::{
         Flow, WindowConfig, WindowError, WindowOperator, WindowState,
-        spread::{Part, merged, rows_of, shard_of_key},
+        spread::{Cause, Part, SHARDS_MAX, merged, rows_of, shard_of_key},
     },
     model::{Batch, Output, Seq, Stream, Timestamp},
 };
@@ -68,6 +69,7 @@ enum Answer {
     Share(Box<Share>),
     Snapshot(Box<WindowState>),
     Restored(Result<(), WindowError>),
+    Panicked(ProcessorError),
 }
 
 struct Worker {
@@ -107,6 +109,14 @@ fn gone<E>(_: E) -> ProcessorError {
     ProcessorError::Failed("a thread of a window step ended".into())
 }
 
+impl Worker {
+    /// What the thread said last.
+    fn why_ended(&self) -> ProcessorError {
+        let panic = |answer| if let Answer::Panicked(error) = answer { Some(error) } else { None };
+        self.answers.iter().find_map(panic).unwrap_or_else(|| gone(()))
+    }
+}
+
 impl Shard {
     fn work(&mut self, columns: &Columns, job: &Job) -> Share {
         let Columns { batch, hashes } = columns;
@@ -114,6 +124,12 @@ impl Shard {
         let (number, count) = self.number;
         let some = (count > 1).then(|| rows_of(hashes, number, count, &mut self.rows));
         let mut part = Part::driven(&mut self.operator, batch, some, job.places.as_deref(), &job.flow);
+        for (output, cause) in part.outputs.iter_mut().zip(&part.causes) {
+            if let Cause::Row(number) = cause {
+                let row = (number.0 - batch.first_seq.0) as usize;
+                output.at = Seq(job.places.as_ref().map_or(row, |places| places[row]) as u64);
+            }
+        }
         let before = part.outputs.len();
         match job.turn {
             Turn::Go | Turn::Idle(_) | Turn::Flush => {}
@@ -126,7 +142,7 @@ impl Shard {
         }
         let behind = Seq(job.flow.after.len() as u64);
         part.outputs[before..].iter_mut().for_each(|output| output.at = behind);
-        part.caused_by_watermark.resize(part.outputs.len(), true);
+        part.causes.resize(part.outputs.len(), Cause::Watermark);
         let late = self.operator.take_late_rows();
         self.jobs += 1;
         if self.jobs % COUNTED_EVERY == 1 || !matches!(job.turn, Turn::Go | Turn::Flush) {
@@ -140,9 +156,16 @@ fn serve(mut shard: Shard, orders: &Receiver<Order>, answers: &Sender<Answer>) {
     while let Ok(order) = orders.recv() {
         let answer = match order {
             Order::Rows { columns, job } => {
-                let share = shard.work(&columns, &job);
+                let share = catch_unwind(AssertUnwindSafe(|| shard.work(&columns, &job)));
                 drop((columns, job));
-                Answer::Share(Box::new(share))
+                match share {
+                    Ok(share) => Answer::Share(Box::new(share)),
+                    Err(panic) => {
+                        // Gone only if nobody waits any more.
+                        let _ = answers.send(Answer::Panicked(ProcessorError::panicked(&*panic)));
+                        return;
+                    }
+                }
             }
             Order::Snapshot => Answer::Snapshot(Box::new(shard.operator.snapshot())),
             Order::Restore(state) => Answer::Restored(shard.operator.restore(*state)),
@@ -162,6 +185,9 @@ impl Shards {
             operator.without_ids();
             Ok(Shard { operator, jobs: 0, open: 0, number: (number, count), rows: Vec::new() })
         };
+        if count > SHARDS_MAX {
+            return Err(WindowError { key: "parallelism", message: format!("{count} threads: at most {SHARDS_MAX} are started") });
+        }
         let crew = if count <= 1 {
             Crew::One(Box::new(make(0)?))
         } else {
@@ -203,7 +229,8 @@ impl Shards {
         let empty = empty.unwrap_or_else(|| Columns { batch: emptied(&columns.batch), hashes: Vec::new() });
         let (columns, job) = (Arc::new(columns), Arc::new(job));
         for worker in workers {
-            worker.orders.send(Order::Rows { columns: Arc::clone(&columns), job: Arc::clone(&job) }).map_err(gone)?;
+            let order = Order::Rows { columns: Arc::clone(&columns), job: Arc::clone(&job) };
+            worker.orders.send(order).map_err(|_| worker.why_ended())?;
         }
         self.lent.push(columns);
         Ok(empty)
@@ -218,7 +245,11 @@ impl Shards {
         let mut outcome = Outcome::default();
         let mut parts = Vec::with_capacity(workers.len());
         for worker in workers {
-            let Answer::Share(share) = worker.answers.recv().map_err(gone)? else { return Err(gone(())) };
+            let share = match worker.answers.recv().map_err(gone)? {
+                Answer::Share(share) => share,
+                Answer::Panicked(error) => return Err(error),
+                Answer::Snapshot(_) | Answer::Restored(_) => return Err(gone(())),
+            };
             outcome.open += share.open;
             outcome.late.extend(share.late);
             parts.push(share.part);
@@ -257,7 +288,7 @@ impl Shards {
             workers[number].orders.send(Order::Restore(Box::new(part))).map_err(gone)?;
             match workers[number].answers.recv().map_err(gone)? {
                 Answer::Restored(done) => done.map_err(ProcessorError::checkpoint)?,
-                Answer::Share(_) | Answer::Snapshot(_) => return Err(gone(())),
+                Answer::Share(_) | Answer::Snapshot(_) | Answer::Panicked(_) => return Err(gone(())),
             }
         }
         Ok(())

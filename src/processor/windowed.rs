@@ -374,6 +374,8 @@ struct WindowStep<T> {
     columns: Option<Columns>,
     /// With one key: the codes' texts are the same while this is.
     texts_since: u64,
+    /// Rows so far: their numbers tell which of two at one time came first.
+    seen: u64,
     /// What shards are at work on; with the rows, if one that is late is to be written somewhere.
     under_way: VecDeque<Chunk<T>>,
 }
@@ -388,6 +390,9 @@ impl<T: Send + 'static> WindowStep<T> {
         late: Option<Box<dyn Step>>,
         shards: usize,
     ) -> Result<Self, WindowError> {
+        if let Some(name) = names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name)) {
+            return Err(WindowError { key: "group_by", message: format!("two keys are called `{name}`") });
+        }
         let mut values = Vec::new();
         for AggregateOf { name, function, value_of } in aggregates {
             if config.aggregates.iter().any(|(known, _)| **known == *name) {
@@ -412,7 +417,7 @@ impl<T: Send + 'static> WindowStep<T> {
         let shards = Shards::new(id, &config, &shape, if keys.is_empty() { 1 } else { shards.max(1) })?;
         let batch = Batch::new(shape, "".into(), "".into(), crate::model::Timestamp(0));
         let columns = Some(Columns { batch, hashes: Vec::new() });
-        Ok(Self { keys, values, late, shards, columns, texts_since: 0, under_way: VecDeque::new() })
+        Ok(Self { keys, values, late, shards, columns, texts_since: 0, seen: 0, under_way: VecDeque::new() })
     }
 
     /// Reads the columns of `chunk`.
@@ -421,8 +426,8 @@ impl<T: Send + 'static> WindowStep<T> {
         let rows = &chunk.rows[..];
         batch.time = std::mem::take(&mut chunk.time);
         batch.flags = if chunk.flags.is_empty() { None } else { Some(std::mem::take(&mut chunk.flags)) };
-        batch.seqs = chunk.places.as_ref().map(|places| places.iter().map(|place| *place as u64).collect());
-        batch.first_seq = Seq(0);
+        batch.first_seq = Seq(self.seen);
+        self.seen += rows.len() as u64;
         for (column, value_of) in batch.signals.iter_mut().zip(&mut self.values) {
             column.clear();
             value_of(rows, column);
@@ -516,11 +521,12 @@ impl<T: Send + 'static> Step for WindowStep<T> {
 
     fn save(&mut self) -> Result<Vec<u8>, ProcessorError> {
         let late = self.late.as_mut().map(|late| late.save()).transpose()?;
-        postcard::to_stdvec(&(self.shards.snapshot()?, late)).map_err(ProcessorError::checkpoint)
+        postcard::to_stdvec(&(self.shards.snapshot()?, late, self.seen)).map_err(ProcessorError::checkpoint)
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), ProcessorError> {
-        let (state, late): (_, Option<Vec<u8>>) = postcard::from_bytes(state).map_err(ProcessorError::checkpoint)?;
+        let (state, late, seen): (_, Option<Vec<u8>>, u64) = postcard::from_bytes(state).map_err(ProcessorError::checkpoint)?;
+        self.seen = seen;
         if let (Some(step), Some(late)) = (&mut self.late, late) {
             step.load(&late)?;
         }
