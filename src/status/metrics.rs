@@ -53,6 +53,14 @@ fn pipelines(page: &mut Page, snapshot: &Snapshot) {
     for pipeline in &snapshot.pipelines {
         page.sample("stream_active_windows", &[("pipeline_id", &pipeline.id)], pipeline.active_windows as f64);
     }
+    let name = "stream_windows_completed_total";
+    page.family(name, "counter", "Windows that have fired, each firing counted.");
+    for pipeline in &snapshot.pipelines {
+        for window in &pipeline.windows {
+            let labels = [("pipeline_id", &*pipeline.id), ("window_type", &*window.kind), ("window", &*window.id)];
+            page.sample(name, &labels, window.fired as f64);
+        }
+    }
     page.family("qadf_pipeline_rows_total", "counter", "Rows of a pipeline outside the balance, by what became of them.");
     for pipeline in &snapshot.pipelines {
         let states =
