@@ -390,6 +390,18 @@ pub struct StoreStatus {
     pub results: u64,
     /// Rejected rows kept.
     pub dead_letters: u64,
+    /// What some sink has not fetched yet.
+    #[serde(default)]
+    pub bytes_needed: u64,
+    /// Whether sources that can wait are not read, for want of room.
+    #[serde(default)]
+    pub holds_sources: bool,
+    /// Rows removed because they were too old, since the start.
+    #[serde(default)]
+    pub rows_removed_by_age: u64,
+    /// Rows removed because there was no room, since the start.
+    #[serde(default)]
+    pub rows_removed_for_room: u64,
     /// How long the budget lasts at this rate; none when nothing comes in.
     pub autonomy_seconds: Option<f64>,
     /// Commits so far.
