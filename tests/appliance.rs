@@ -7,10 +7,14 @@ mod servers;
 mod alerts;
 #[path = "appliance/api.rs"]
 mod api;
+#[path = "appliance/budget.rs"]
+mod budget;
 #[path = "appliance/commands.rs"]
 mod commands;
 #[path = "appliance/ends.rs"]
 mod ends;
+#[path = "crash/mqtt.rs"]
+mod mqtt;
 #[path = "appliance/outages.rs"]
 mod outages;
 #[path = "appliance/plant.rs"]

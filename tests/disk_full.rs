@@ -84,7 +84,7 @@ fn a_full_disk_is_said_costs_no_acknowledged_row_and_heals() {
     }
     let status = appliance.until_delivered();
     ends::check_ledger(&appliance.metrics());
-    assert_eq!(status["store"]["rows_removed"].as_u64().unwrap_or(0), 0);
+    assert_eq!(status["store"]["rows_removed_for_room"], 0);
     appliance.until("it has healed", |status| !problems(status).contains("store: "));
 
     // Every acknowledged row, once, in order; the file is on a disk that has room.

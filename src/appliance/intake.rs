@@ -1,10 +1,13 @@
 //! Parcels into the store: every piece of a parcel is appended, and the parcel is answered once all of it is synced.
 //!
+//! While the disk budget is nearly full of what some sink still needs, parcels of sources that can wait (MQTT, Kafka, files) wait here, and
+//! with them their sources: what the outside can keep costs no row of those that cannot wait.
+//!
 //! A full queue makes this wait, and with it the one source whose parcels it carries; a source that cannot wait sheds on its own side.
 
 use std::{
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,12 +15,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::locked;
 use crate::{
     ingest::{
-        Accepted, InboxError, Parcel,
+        Accepted, InboxError, Parcel, Pressure,
         decode::{Decoded, Reject},
     },
     model::{Input, Seq},
     store::{self, Append, DeadLetter, StoreError, Writer},
 };
+
+/// From one look at whether sources may go on to the next.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// The way of rows into the store; cheap to clone.
 #[derive(Clone)]
@@ -68,6 +74,9 @@ impl Intake {
     /// Takes parcels until their source is gone.
     pub(super) async fn run(self, mut parcels: mpsc::Receiver<Parcel>) {
         while let Some(parcel) = parcels.recv().await {
+            while parcel.pressure == Pressure::Waits && self.writer.holds_sources() {
+                tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            }
             self.take(parcel.decoded, parcel.synced).await;
         }
     }

@@ -28,7 +28,7 @@ use crate::{
         ProcessStatus, SinkRows, SinkStatus, Snapshot, SourceRows, SourceStatus, StoreStatus, StreamStatus,
         health::{Figures as Measures, assess},
     },
-    store::{Append, Lane, Store},
+    store::{Append, Lane, Store, StoreCounters},
 };
 
 /// Rates are taken over about this long.
@@ -261,6 +261,10 @@ impl Publisher {
             rows: counters.rows,
             results: counters.outputs,
             dead_letters: counters.dead_letters,
+            bytes_needed: counters.bytes_needed,
+            holds_sources: counters.holds_sources,
+            rows_removed_by_age: counters.rows_removed_by_age,
+            rows_removed_for_room: counters.rows_removed_for_room,
             autonomy_seconds: counters.autonomy_seconds,
             commits: counters.commits,
             commit_ms_p50: counters.commit_ms.p50,
@@ -277,6 +281,7 @@ impl Publisher {
             State::Full(why) | State::Degraded(why) | State::Fatal(why) => problems.push(format!("store: {why}")),
         }
         let counters = self.store.counters();
+        problems.extend(filling(&counters, sinks));
         if let Some(why) = counters.damage {
             let records = counters.records_damaged;
             problems.push(format!("store: damaged ({why}); {records} records cannot be read; the next start salvages what can be"));
@@ -301,6 +306,27 @@ fn stalled(sink: &SinkStatus) -> String {
     format!(
         "sink {id}: nothing was confirmed for {stalled_seconds} s although {waits}; started again {restarts} times: look at its server"
     )
+}
+
+/// Of the disk budget: one part in so many may wait for sinks before somebody is told.
+const NEEDED_SHARE: u64 = 4;
+
+/// The budget fills with what some sink has not fetched: told long before it is full.
+fn filling(store: &StoreCounters, sinks: &[SinkStatus]) -> Option<String> {
+    if store.bytes_max == 0 || store.bytes_needed < store.bytes_max / NEEDED_SHARE {
+        return None;
+    }
+    let behind: Vec<&str> = sinks.iter().filter(|sink| sink.rows.buffered > 0).map(|sink| sink.id.as_str()).collect();
+    let lasts = store.autonomy_seconds.map_or("nothing comes in at present".to_owned(), |seconds| {
+        format!("at this rate the rest lasts {:.1} hours", seconds / 3600.0)
+    });
+    let held = if store.holds_sources { "; MQTT, Kafka and files are not read meanwhile" } else { "" };
+    Some(format!(
+        "disk budget: {} of {} bytes wait for {}; {lasts}{held}: bring the servers back, or raise store.max_bytes",
+        store.bytes_needed,
+        store.bytes_max,
+        behind.join(", ")
+    ))
 }
 
 /// Rows unaccounted for: a fault of the program.
@@ -331,5 +357,60 @@ fn source_status(id: &str, kind: &str, status: &ingest::SourceStatus) -> SourceS
             duplicate: counts.duplicate,
             shed: counts.shed,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Severity;
+
+    /// What is reported of problems that last.
+    fn reported(problems: &[String]) -> Vec<(String, Severity)> {
+        let (mut reports, start) = (Reports::default(), Instant::now());
+        assert!(reports.due(problems, start).is_empty());
+        let due = reports.due(problems, start + Duration::from_mins(1)).into_iter();
+        due.map(|order| match order {
+            Order::Report { message, severity, .. } => (message, severity),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_row_unaccounted_for_at_a_source_or_a_sink_is_a_critical_alarm() {
+        let mut source = SourceStatus { id: "floor".into(), ..SourceStatus::default() };
+        source.rows = SourceRows { received: 10, accepted: 7, rejected: 1, duplicate: 1, shed: 1 };
+        let mut sink = SinkStatus { id: "plant".into(), ..SinkStatus::default() };
+        sink.rows = SinkRows { accepted: 7, delivered: 4, buffered: 2, expired: 1 };
+        assert!(imbalances(&[source.clone()], &[sink.clone()]).is_empty());
+        source.rows.accepted -= 1;
+        sink.rows.delivered += 1;
+        let told = reported(&imbalances(&[source], &[sink]));
+        let [(source, first), (sink, second)] = &told[..] else { panic!("{told:?}") };
+        assert!(source.contains("source floor: 1 rows are unaccounted for"), "{source}");
+        assert!(sink.contains("sink plant: -1 rows are unaccounted for"), "{sink}");
+        assert_eq!((*first, *second), (Severity::Critical, Severity::Critical));
+    }
+
+    #[test]
+    fn a_budget_that_fills_is_told_with_the_hours_that_are_left() {
+        let sink = SinkStatus {
+            id: "plant".into(),
+            rows: SinkRows { accepted: 9, buffered: 9, ..SinkRows::default() },
+            ..SinkStatus::default()
+        };
+        let store = |bytes_needed, holds_sources| StoreCounters {
+            bytes_needed,
+            holds_sources,
+            bytes_max: 1_000,
+            autonomy_seconds: Some(9_000.0),
+            ..StoreCounters::default()
+        };
+        assert_eq!(filling(&store(249, false), &[sink.clone()]), None);
+        let told = reported(&filling(&store(250, false), &[sink.clone()]).into_iter().collect::<Vec<_>>());
+        assert!(told[0].0.contains("wait for plant; at this rate the rest lasts 2.5 hours"), "{told:?}");
+        assert_eq!(told[0].1, Severity::High);
+        assert!(filling(&store(900, true), &[sink]).is_some_and(|said| said.contains("are not read meanwhile")));
     }
 }

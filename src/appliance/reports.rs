@@ -47,7 +47,7 @@ fn severity(subject: &str, problem: &str) -> Severity {
     match subject.split(' ').next() {
         Some("store" | "engine") => Severity::Critical,
         _ if problem.contains("unaccounted") => Severity::Critical,
-        Some("source") => Severity::High,
+        Some("source" | "disk") => Severity::High,
         _ => Severity::Medium,
     }
 }

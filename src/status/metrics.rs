@@ -53,6 +53,14 @@ fn pipelines(page: &mut Page, snapshot: &Snapshot) {
     for pipeline in &snapshot.pipelines {
         page.sample("stream_active_windows", &[("pipeline_id", &pipeline.id)], pipeline.active_windows as f64);
     }
+    let name = "stream_windows_completed_total";
+    page.family(name, "counter", "Windows that have fired, each firing counted.");
+    for pipeline in &snapshot.pipelines {
+        for window in &pipeline.windows {
+            let labels = [("pipeline_id", &*pipeline.id), ("window_type", &*window.kind), ("window", &*window.id)];
+            page.sample(name, &labels, window.fired as f64);
+        }
+    }
     page.family("qadf_pipeline_rows_total", "counter", "Rows of a pipeline outside the balance, by what became of them.");
     for pipeline in &snapshot.pipelines {
         let states =
@@ -157,6 +165,12 @@ fn ledger(page: &mut Page, snapshot: &Snapshot) {
 fn store(page: &mut Page, snapshot: &Snapshot) {
     page.family("qadf_store_bytes", "gauge", "The store's files on disk.");
     page.sample("qadf_store_bytes", &[], snapshot.store.bytes as f64);
+    page.family("qadf_store_needed_bytes", "gauge", "What some sink has not fetched yet.");
+    page.sample("qadf_store_needed_bytes", &[], snapshot.store.bytes_needed as f64);
+    page.family("qadf_store_rows_removed_total", "counter", "Rows removed from the store, delivered or not.");
+    for (reason, rows) in [("age", snapshot.store.rows_removed_by_age), ("room", snapshot.store.rows_removed_for_room)] {
+        page.sample("qadf_store_rows_removed_total", &[("reason", reason)], rows as f64);
+    }
     page.family("qadf_autonomy_seconds", "gauge", "How long the disk budget lasts at this rate.");
     page.sample("qadf_autonomy_seconds", &[], snapshot.store.autonomy_seconds.unwrap_or(f64::INFINITY));
     page.family("process_cpu_seconds_total", "counter", "Processor time used.");

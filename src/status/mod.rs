@@ -175,11 +175,36 @@ pub struct PipelineStatus {
     pub results: u64,
     /// Checkpoints: name → (passed, failed).
     pub checkpoints: BTreeMap<String, (u64, u64)>,
+    /// Its windows.
+    #[serde(default)]
+    pub windows: Vec<WindowStatus>,
     /// What went through each operator since the program started, in the order of the rows.
     #[serde(default)]
     pub operators: Vec<OperatorStatus>,
     /// The last row's arrival.
     pub last_activity: Option<Timestamp>,
+}
+
+/// A window specification of a pipeline, and what came of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WindowStatus {
+    /// The configured id.
+    pub id: String,
+    /// `tumbling`, `sliding` or `session`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// From the start of a window to its end, in milliseconds; none for sessions.
+    pub size_ms: Option<f64>,
+    /// From one start to the next, in milliseconds; of sliding windows.
+    pub slide_ms: Option<f64>,
+    /// The silence that ends a session, in milliseconds.
+    pub gap_ms: Option<f64>,
+    /// Windows (with keys) open now.
+    pub open: u64,
+    /// Firings so far, over restarts.
+    pub fired: u64,
+    /// Rows that came too late, over restarts.
+    pub late: u64,
 }
 
 /// Rows through one operator of a pipeline.
@@ -365,6 +390,18 @@ pub struct StoreStatus {
     pub results: u64,
     /// Rejected rows kept.
     pub dead_letters: u64,
+    /// What some sink has not fetched yet.
+    #[serde(default)]
+    pub bytes_needed: u64,
+    /// Whether sources that can wait are not read, for want of room.
+    #[serde(default)]
+    pub holds_sources: bool,
+    /// Rows removed because they were too old, since the start.
+    #[serde(default)]
+    pub rows_removed_by_age: u64,
+    /// Rows removed because there was no room, since the start.
+    #[serde(default)]
+    pub rows_removed_for_room: u64,
     /// How long the budget lasts at this rate; none when nothing comes in.
     pub autonomy_seconds: Option<f64>,
     /// Commits so far.

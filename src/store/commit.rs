@@ -493,13 +493,16 @@ impl Committer {
         match self.sweeper.sweep(&self.connection, &mut self.state, wall_ns()) {
             Ok(swept) => {
                 let mut live = self.shared.live();
-                live.counters.rows_removed += swept.rows;
+                live.counters.rows_removed_by_age += swept.rows_by_age;
+                live.counters.rows_removed_for_room += swept.rows_for_room;
                 (live.counters.bytes_used, live.counters.bytes_file) = (swept.bytes_used, swept.bytes_file);
                 live.counters.autonomy_seconds = self.sweeper.autonomy_seconds();
+                live.counters.bytes_needed = self.sweeper.bytes_needed();
+                live.counters.holds_sources = self.sweeper.holds_sources();
                 if self.refused.is_none() {
                     live.counters.status = self.sweeper.full().map_or(StoreStatus::Good, StoreStatus::Full);
                 }
-                if swept.rows > 0 {
+                if swept.rows_by_age + swept.rows_for_room > 0 {
                     live.balances = self.state.balances();
                 }
                 Ok(())

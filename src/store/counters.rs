@@ -52,8 +52,10 @@ pub struct StoreCounters {
     pub row_bytes: u64,
     /// Encoded bytes of results.
     pub output_bytes: u64,
-    /// Rows removed by age or for room, delivered or not.
-    pub rows_removed: u64,
+    /// Rows removed because they were too old, delivered or not.
+    pub rows_removed_by_age: u64,
+    /// Rows removed because there was no room, delivered or not.
+    pub rows_removed_for_room: u64,
     /// Records that were asked for and cannot be read.
     pub records_damaged: u64,
     /// The first damage that was met since the start; the next start salvages.
@@ -80,6 +82,10 @@ pub struct StoreCounters {
     pub bytes_file: u64,
     pub bytes_log: u64,
     pub bytes_max: u64,
+    /// Bytes that some sink has not confirmed.
+    pub bytes_needed: u64,
+    /// Whether sources that can wait shall.
+    pub holds_sources: bool,
     /// How long until the budget holds nothing but what some sink still needs, at the present rate; `None` without a rate.
     pub autonomy_seconds: Option<f64>,
 }

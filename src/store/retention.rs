@@ -1,10 +1,11 @@
 //! What may be removed, and when.
 //!
 //! ```text
-//! 0 ............ remove_above ...... refuse_above ...... file_bytes_max | log |= max_bytes
-//!                oldest go           appends are          SQLite itself
-//!                                    answered "full"      refuses
+//! 0 ...... hold_above ........ remove_above ...... refuse_above ...... file_bytes_max | log |= max_bytes
+//!          sources that can    oldest go           appends are          SQLite itself
+//!          wait do                                 answered "full"      refuses
 //! ```
+//! The first bound is of what some sink still needs, the others are of what is in use.
 //! Steps and cursors are taken in the last zone too: they are what makes room again.
 //!
 //! Age is counted from arrival by the appliance's clock, and clocks are set: a boot in 1970, a step of a day. Every step that the
@@ -32,6 +33,10 @@ const LOG_BYTES: u64 = 64 << 20;
 /// The zones of a budget, bytes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
+    /// Needed by a sink: above, sources that can wait are not read; again below `release_below`.
+    pub hold_above: u64,
+    /// See `hold_above`.
+    pub release_below: u64,
     /// Above, the oldest go.
     pub remove_above: u64,
     /// Above, appends are refused.
@@ -45,7 +50,13 @@ impl Budget {
     pub const fn new(max_bytes: u64) -> Self {
         let log = if max_bytes / 4 < LOG_BYTES { max_bytes / 4 } else { LOG_BYTES };
         let file = max_bytes - log;
-        Self { remove_above: file - file / 16, refuse_above: file - file / 32, file_bytes_max: file }
+        Self {
+            hold_above: file - file / 6,
+            release_below: file - file / 4,
+            remove_above: file - file / 16,
+            refuse_above: file - file / 32,
+            file_bytes_max: file,
+        }
     }
 }
 

@@ -24,14 +24,18 @@ const DEAD_LETTER_SHARE: u64 = 20;
 const SWEEP_TIME_MAX: Duration = Duration::from_millis(20);
 /// How often ages are looked at.
 const AGE_INTERVAL: Duration = Duration::from_secs(1);
+/// What is needed is looked at as often as ages, and whenever one part in this many of the budget was written.
+const LOOK_SHARE: u64 = 64;
 /// How often spans of time without records are dropped.
 const SPAN_INTERVAL: Duration = Duration::from_mins(1);
 
 /// What one round of sweeping did.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Swept {
-    /// Rows removed.
-    pub rows: u64,
+    /// Rows removed because they were too old.
+    pub rows_by_age: u64,
+    /// Rows removed because there was no room.
+    pub rows_for_room: u64,
     /// Bytes in use afterwards.
     pub bytes_used: u64,
     /// Bytes of the file.
@@ -61,6 +65,10 @@ pub struct Sweeper {
     used: u64,
     rate: Rate,
     autonomy_seconds: Option<f64>,
+    /// When it was last looked at what is needed.
+    used_at_look: u64,
+    needed: u64,
+    holds_sources: bool,
 }
 
 /// Bytes a second, smoothed over about a minute.
@@ -108,6 +116,9 @@ impl Sweeper {
             used: 0,
             rate: Rate { since: now, bytes: 0, per_second: None },
             autonomy_seconds: None,
+            used_at_look: 0,
+            needed: 0,
+            holds_sources: false,
         })
     }
 
@@ -129,6 +140,16 @@ impl Sweeper {
     /// How long until only what some sink still needs is left, at the present rate.
     pub fn autonomy_seconds(&self) -> Option<f64> {
         self.autonomy_seconds
+    }
+
+    /// Bytes that some sink still needs.
+    pub fn bytes_needed(&self) -> u64 {
+        self.needed
+    }
+
+    /// Whether sources that can wait shall: what comes next would cost rows that nobody has fetched.
+    pub fn holds_sources(&self) -> bool {
+        self.holds_sources
     }
 
     /// `bytes` were written.
@@ -160,7 +181,11 @@ impl Sweeper {
             while now.elapsed() < SWEEP_TIME_MAX && self.remove(connection, state, Why::Age { wall_ns }, &mut swept)? {}
             self.trim_dead_letters(connection, wall_ns)?;
             self.rate.look(now);
-            self.autonomy_seconds = self.autonomy(connection, state)?;
+        }
+        let used = tables::bytes(connection)?.0;
+        if self.looked_at_age == Some(now) || used > self.used_at_look + self.budget.file_bytes_max / LOOK_SHARE {
+            self.used_at_look = used;
+            self.look_at_needs(connection, state, used)?;
         }
         if now - self.looked_at_spans >= SPAN_INTERVAL {
             self.looked_at_spans = now;
@@ -256,7 +281,7 @@ impl Sweeper {
                     let name = row.get_ref(4)?.as_str_or_null()?;
                     let numbers = (seq as u64, (seq + count - 1) as u64);
                     undelivered |= state.expire(Lane::Rows, name, numbers, count as u64);
-                    swept.rows += count as u64;
+                    *if why == Why::Room { &mut swept.rows_for_room } else { &mut swept.rows_by_age } += count as u64;
                 }
                 last = Some((record, arrival, seq + count));
             }
@@ -337,21 +362,30 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Room left, with what every sink has confirmed counted as room.
-    fn autonomy(&self, connection: &Connection, state: &State) -> Result<Option<f64>, StoreError> {
-        let Some(rate) = self.rate.per_second.filter(|rate| *rate > 0.0) else { return Ok(None) };
+    /// How much some sink still needs, and how long the rest of the budget lasts: what every sink has confirmed counts as room.
+    fn look_at_needs(&mut self, connection: &Connection, state: &State, used: u64) -> Result<(), StoreError> {
+        let needed = used as f64 * Self::share_needed(connection, state)?;
+        self.needed = needed as u64;
+        let bound = if self.holds_sources { self.budget.release_below } else { self.budget.hold_above };
+        self.holds_sources = self.needed > bound;
+        let rate = self.rate.per_second.filter(|rate| *rate > 0.0);
+        self.autonomy_seconds = rate.map(|rate| (self.budget.refuse_above as f64 - needed).max(0.0) / rate);
+        Ok(())
+    }
+
+    /// Of all records, those that some sink has not confirmed.
+    fn share_needed(connection: &Connection, state: &State) -> Result<f64, StoreError> {
         let tail = meta(connection, "tail_record")?;
         let bounds: (Option<i64>, Option<i64>) =
             connection.query_row("SELECT (SELECT min(record) FROM inbox), (SELECT max(record) FROM inbox)", [], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })?;
-        let (Some(first), Some(last)) = bounds else { return Ok(None) };
+        let (Some(first), Some(last)) = bounds else { return Ok(0.0) };
         let needed = match state.confirmed(Lane::Rows) {
             Some(confirmed) => record_after(connection, confirmed.0)?.unwrap_or(last + 1),
             None => last.min(tail) + 1,
         };
-        let share_needed = (last + 1 - needed) as f64 / (last + 1 - first).max(1) as f64;
-        let room = self.budget.refuse_above as f64 - self.used as f64 * share_needed.clamp(0.0, 1.0);
-        Ok(Some(room.max(0.0) / rate))
+        let share = (last + 1 - needed.max(first)) as f64 / (last + 1 - first).max(1) as f64;
+        Ok(share.clamp(0.0, 1.0))
     }
 }

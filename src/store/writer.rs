@@ -65,6 +65,11 @@ impl Writer {
         self.shared.queue.when_room(waker);
     }
 
+    /// Whether sources that can wait shall, because the budget is nearly full of what some sink still needs.
+    pub fn holds_sources(&self) -> bool {
+        self.shared.live().counters.holds_sources
+    }
+
     /// Hands rows over and waits for the sync.
     ///
     /// # Errors

@@ -86,6 +86,30 @@ fn what_is_needed_stays_and_the_source_is_told_to_wait() {
 }
 
 #[test]
+fn sources_that_can_wait_are_held_before_anything_is_shed_and_let_go_when_there_is_room() {
+    for when_full in [WhenFull::ShedOldest, WhenFull::ShedNewest] {
+        let dir = directory();
+        let store = open(dir.path(), when_full);
+        let writer = store.writer();
+        follow(&store, "dead");
+        let mut taken = 0;
+        while !writer.holds_sources() {
+            writer.append(noise(taken, 1_000)).unwrap();
+            taken += 1_000;
+            assert_eq!(store.balances()[0].expired, 0);
+        }
+        let counters = store.counters();
+        assert_eq!((counters.rows_removed_for_room, counters.status), (0, StoreStatus::Good));
+        let go = CursorMove { sink: "dead".into(), lane: Lane::Rows, from: seq(1), through: seq(taken), delivered: taken };
+        writer.move_cursor_and_wait(go).unwrap();
+        while writer.holds_sources() {
+            std::thread::yield_now();
+        }
+        assert_eq!(store.balances()[0].expired, 0);
+    }
+}
+
+#[test]
 fn what_the_checkpoint_does_not_cover_is_never_removed() {
     let dir = directory();
     let store = open(dir.path(), WhenFull::ShedOldest);
