@@ -140,6 +140,25 @@ fn state_saved_with_one_number_of_threads_goes_on_with_another() {
 }
 
 #[test]
+fn rows_that_pass_a_stopped_pipeline_by_change_no_order() {
+    let inputs = inputs(&engine(1));
+    let run = |threads: usize| {
+        let mut engine = engine(threads);
+        let mut results = Vec::new();
+        for (number, inputs) in inputs.chunks(3).enumerate() {
+            assert!(engine.set_running("p", number % 3 != 1));
+            results.extend(run(&mut engine, inputs, false));
+        }
+        results
+    };
+    let expected = run(1);
+    assert!(expected.len() > 1000);
+    for threads in [2, 5] {
+        assert!(run(threads) == expected, "{threads} threads");
+    }
+}
+
+#[test]
 fn no_thread_or_too_many_are_refused_with_their_place() {
     for threads in ["0", "65", "-1", "\"two\""] {
         let faults = config::parse(&WINDOWS.replace("THREADS", threads)).expect_err("it makes no sense");
