@@ -7,6 +7,8 @@ mod servers;
 mod alerts;
 #[path = "appliance/api.rs"]
 mod api;
+#[path = "appliance/checkpoints.rs"]
+mod checkpoints;
 #[path = "appliance/commands.rs"]
 mod commands;
 #[path = "appliance/ends.rs"]

@@ -212,8 +212,10 @@ impl Fold {
 
     fn step_commit(&mut self, rows: Vec<(Option<Instant>, u64)>, checkpoint: bool) -> Result<StepCommit, StoreError> {
         let checkpoint = if checkpoint {
-            self.checkpointed = (self.record, Instant::now());
+            let started = Instant::now();
+            self.checkpointed = (self.record, started);
             let parts = self.engine.snapshot().map_err(|error| StoreError::Refused(error.to_string()))?;
+            self.shared.checkpointed(started.elapsed());
             Some(Checkpoint { position: self.record, complete: std::mem::take(&mut self.is_fresh), parts })
         } else {
             None

@@ -181,6 +181,9 @@ impl Publisher {
                 latency_ms_max: figures.latency_ms_max,
                 step_seconds_buckets: figures.step_seconds_buckets,
                 step_seconds_sum: figures.step_seconds_sum,
+                checkpoint_seconds_buckets: figures.checkpoint_seconds_buckets,
+                checkpoint_seconds_sum: figures.checkpoint_seconds_sum,
+                checkpoint_ms_max: figures.checkpoint_ms_max,
             },
         }
     }
