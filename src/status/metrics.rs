@@ -149,6 +149,8 @@ fn store(page: &mut Page, snapshot: &Snapshot) {
     page.sample("qadf_store_bytes", &[], snapshot.store.bytes as f64);
     page.family("qadf_autonomy_seconds", "gauge", "How long the disk budget lasts at this rate.");
     page.sample("qadf_autonomy_seconds", &[], snapshot.store.autonomy_seconds.unwrap_or(f64::INFINITY));
+    page.family("qadf_backpressure_total", "counter", "Parcels that found the store's queue full, so that their sources waited.");
+    page.sample("qadf_backpressure_total", &[], snapshot.store.appends_held_back as f64);
     page.family("process_cpu_seconds_total", "counter", "Processor time used.");
     page.sample("process_cpu_seconds_total", &[], snapshot.process.cpu_seconds);
     page.family("process_resident_memory_bytes", "gauge", "Resident memory.");
@@ -176,6 +178,7 @@ mod tests {
         assert!(page.contains("qadf_sink_up{sink=\"plant\"} 1\n"), "{page}");
         assert!(page.contains("stream_processing_duration_seconds_bucket{le=\"+Inf\"} 0\n"), "{page}");
         assert!(page.contains("qadf_checkpoint_duration_seconds_count 0\n"), "{page}");
+        assert!(page.contains("qadf_backpressure_total 0\n"), "{page}");
         assert!(page.lines().all(|line| line.starts_with('#') || line.split(' ').count() == 2), "{page}");
     }
 }

@@ -354,6 +354,9 @@ pub struct StoreStatus {
     pub commit_ms_p99: f64,
     /// The engine's place in the inbox at the last checkpoint.
     pub checkpoint_seq: u64,
+    /// Parcels that found the store's queue full: their sources waited.
+    #[serde(default)]
+    pub appends_held_back: u64,
 }
 
 /// The process's figures.
