@@ -33,7 +33,7 @@ pub use alarms::words as key_words;
 pub use config::{EngineConfig, GridSource, PipelineConfig, StreamConfig};
 pub use pipeline::{Pipeline, PipelineCounters, Rejected};
 pub use space::{GridLane, summaries};
-pub use state::{Parts, StateError, cold_layer, cold_tile};
+pub use state::{Captured, Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
 
