@@ -1,5 +1,6 @@
-//! How long a checkpoint holds the engine up: taking the snapshot, which is all that the engine's thread waits for. The demo's rate, a checkpoint
-//! a second, and the state of a large line: 1,000 keys in windows with quantiles and in charts, a voxel grid that is written to all over.
+//! How long a checkpoint holds the engine up: copying the state, which is all that the engine's thread waits for, and how long another thread
+//! then makes bytes of it. The demo's rate, a checkpoint a second, and the state of a large line: 1,000 keys in windows with quantiles and in
+//! charts, a voxel grid that is written to all over.
 //!
 //! `cargo bench --bench checkpoint` prints the pause of a second with its quantiles, and what a checkpoint comes to. `CHECKPOINT_KEYS` and
 //! `CHECKPOINT_SECONDS` change how much there is.
@@ -125,7 +126,8 @@ fn measure(name: &str, parts: &str, keys: u64, seconds: usize) {
     let stream = Arc::clone(&config.engine.streams[0].stream);
     let keys = (0..keys).map(|key| format!("part {key}").into()).collect();
     let mut rows = Rows { stream, keys, next: 0, state: 88_172_645_463_325_252 };
-    let (mut step, mut pauses, mut bytes, mut stepped) = (Step::default(), Vec::new(), Vec::new(), 0.0);
+    let (mut step, mut stepped) = (Step::default(), 0.0);
+    let (mut pauses, mut encodings, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for second in 0..seconds + 10 {
         let started = Instant::now();
         for _ in 0..ROWS_PER_SECOND / BATCH_ROWS {
@@ -134,10 +136,13 @@ fn measure(name: &str, parts: &str, keys: u64, seconds: usize) {
         }
         stepped += started.elapsed().as_secs_f64();
         let started = Instant::now();
-        let parts = engine.snapshot().expect("it serialises");
+        let captured = engine.capture().expect("it serialises");
+        let pause = started.elapsed();
+        let parts = captured.encode().expect("it serialises");
         // The first fill the windows and end the baselines.
         if second >= 10 {
-            pauses.push(started.elapsed().as_secs_f64() * 1e3);
+            pauses.push(pause.as_secs_f64() * 1e3);
+            encodings.push((started.elapsed() - pause).as_secs_f64() * 1e3);
             bytes.push(parts.iter().map(|(_, bytes)| bytes.as_ref().map_or(0, Vec::len)).sum::<usize>() as f64 / 1e3);
         }
     }
@@ -145,8 +150,9 @@ fn measure(name: &str, parts: &str, keys: u64, seconds: usize) {
     sorted.sort_by(f64::total_cmp);
     let p99 = sorted[(sorted.len() * 99).div_ceil(100) - 1];
     println!(
-        "{name:<12} pause {} ms, p99 {p99:.2}; {} kB a checkpoint; rows take {:.0} ms a second",
+        "{name:<12} pause {} ms, p99 {p99:.2}; encoded in {} ms; {} kB a checkpoint; rows take {:.0} ms a second",
         spread(&pauses, 2),
+        spread(&encodings, 1),
         spread(&bytes, 0),
         stepped * 1e3 / (seconds + 10) as f64
     );
