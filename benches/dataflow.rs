@@ -4,16 +4,16 @@
 //!
 //! At the end it says what an open window of a key takes of the process's resident memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, measurement::WallTime};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group};
 use qadf_edge::{
     config,
     dataflow::{Accumulation, Aggregate, WindowConfig, WindowKind, WindowOperator},
     engine::{Clock, Emit, Engine, Step},
     model::{Batch, Input, Seq, Stream, TagColumn, Timestamp},
     processor::{
-        AggregateOf, CountingSink, MemorySource, StreamConfig, StreamProcessor, TumblingWindow, Watermark, mean, quantile,
+        AggregateOf, CountingSink, GeneratorSource, StreamConfig, StreamProcessor, TumblingWindow, Watermark, mean, quantile,
     },
 };
 
@@ -22,10 +22,11 @@ const PARTS: usize = 1000;
 const BATCH_ROWS: usize = 10_000;
 const START_MS: i64 = 1_700_000_000_000;
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Row {
     at_ms: i64,
-    part: Arc<str>,
+    part: &'static str,
+    number: u32,
     value: f64,
 }
 
@@ -45,46 +46,64 @@ fn value_of(n: usize) -> f64 {
     74.0 + (n % 17) as f64 * 0.01
 }
 
-fn rows() -> Vec<Row> {
-    let parts = parts();
-    (0..ROWS).map(|n| Row { at_ms: at_ms(n), part: Arc::clone(&parts[part_of(n)]), value: value_of(n) }).collect()
+/// The rows, and their parts' names, live as long as the program: what is measured is not how memory is given back.
+fn rows() -> &'static [Row] {
+    let parts: Vec<&'static str> = (0..PARTS).map(|part| &*format!("part-{part:03}").leak()).collect();
+    let row = |n: usize| Row { at_ms: at_ms(n), part: parts[part_of(n)], number: part_of(n) as u32, value: value_of(n) };
+    (0..ROWS).map(row).collect::<Vec<Row>>().leak()
+}
+
+/// What the windows are grouped by.
+#[derive(Clone, Copy)]
+enum By {
+    Text,
+    Number,
 }
 
 /// All rows through tumbling windows of a second; how many fired.
-fn run(source: MemorySource<Row>, threads: usize, aggregate: AggregateOf<Row>) -> u64 {
+fn run(rows: &'static [Row], by: By, threads: usize, aggregate: AggregateOf<Row>) -> u64 {
     let out = CountingSink::new();
     let mut processor = StreamProcessor::new(StreamConfig::default().parallelism(threads));
-    processor
-        .from_source(source)
+    let windows = processor
+        .from_source(GeneratorSource::new(|n| rows[n as usize]).rows(rows.len() as u64))
         .with_watermark(Watermark::by_ms(|row: &Row| row.at_ms).delay(Duration::from_millis(5)))
-        .window(TumblingWindow::new(Duration::from_secs(1)))
-        .group_by("part", |row| &row.part)
-        .aggregate([aggregate])
-        .to_sink(out.clone());
+        .window(TumblingWindow::new(Duration::from_secs(1)));
+    let windows = match by {
+        By::Text => windows.group_by("part", |row| row.part),
+        By::Number => windows.key_by("part", |row| Some(row.number)),
+    };
+    windows.aggregate([aggregate]).to_sink(out.clone());
     processor.start().expect("it starts");
     assert!(processor.await_termination(None));
     out.count()
 }
 
-fn bench(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, rows: &[Row], threads: usize, aggregate: fn() -> AggregateOf<Row>) {
-    group.bench_function(name, |bencher| {
-        bencher.iter_batched(
-            || MemorySource::new(rows.to_vec()),
-            |source| run(source, threads, aggregate()),
-            BatchSize::PerIteration,
-        );
-    });
-}
+type MakeAggregate = fn() -> AggregateOf<Row>;
 
 fn typed(criterion: &mut Criterion) {
     let rows = rows();
     let mut group = criterion.benchmark_group("typed");
     group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
-    bench(&mut group, "mean", &rows, 1, || mean(|row: &Row| row.value));
-    bench(&mut group, "mean, two threads", &rows, 2, || mean(|row: &Row| row.value));
-    bench(&mut group, "quantile", &rows, 1, || quantile(0.99, |row: &Row| row.value));
-    bench(&mut group, "quantile, two threads", &rows, 2, || quantile(0.99, |row: &Row| row.value));
+    let aggregates: [(&str, MakeAggregate); 2] =
+        [("mean", || mean(|row: &Row| row.value)), ("quantile", || quantile(0.99, |row: &Row| row.value))];
+    for (name, aggregate) in aggregates {
+        for (kind, by) in [("text", By::Text), ("number", By::Number)] {
+            for (suffix, threads) in [("", 1), (", two threads", 2)] {
+                let fired = run(rows, by, threads, aggregate());
+                assert_eq!(fired as usize, windows_expected(rows), "every window fires once");
+                group.bench_function(format!("{name} by {kind}{suffix}"), |bencher| {
+                    bencher.iter(|| run(rows, by, threads, aggregate()));
+                });
+            }
+        }
+    }
     group.finish();
+}
+
+/// Parts and seconds that have rows.
+fn windows_expected(rows: &[Row]) -> usize {
+    let windows: BTreeSet<(i64, u32)> = rows.iter().map(|row| (row.at_ms.div_euclid(1000), row.number)).collect();
+    windows.len()
 }
 
 fn batches(stream: &Arc<Stream>) -> Vec<Input> {
@@ -105,10 +124,12 @@ fn batches(stream: &Arc<Stream>) -> Vec<Input> {
 fn configured(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("configured");
     group.throughput(Throughput::Elements(ROWS as u64)).sample_size(10);
-    for (name, aggregate) in [("mean", "mean(v)"), ("quantile", "quantile(v, 0.99)")] {
+    let one = [("mean", "mean(v)", 1), ("quantile", "quantile(v, 0.99)", 1)];
+    let two = [("mean, two threads", "mean(v)", 2), ("quantile, two threads", "quantile(v, 0.99)", 2)];
+    for (name, aggregate, threads) in one.into_iter().chain(two) {
         let toml = format!(
             "[appliance]\nid = \"bench\"\n[streams.s]\nsignals = {{ v = \"V\" }}\ntags = [\"part\"]\nwatermark = {{ delay = \"5ms\" }}\n\
-             [[pipelines]]\nid = \"p\"\nstream = \"s\"\n[[pipelines.windows]]\nid = \"w\"\ntype = \"tumbling\"\nsize = \"1s\"\n\
+             [[pipelines]]\nid = \"p\"\nstream = \"s\"\nparallelism = {threads}\n[[pipelines.windows]]\nid = \"w\"\ntype = \"tumbling\"\nsize = \"1s\"\n\
              group_by = [\"part\"]\naggregate = {{ a = \"{aggregate}\" }}\n"
         );
         let config = config::parse(&toml).expect("the text above is a configuration");

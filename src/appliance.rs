@@ -14,7 +14,8 @@
 //!
 //! - [`fold`]: the engine's thread; [`checkpoints`]: its state becomes bytes; [`intake`]: parcels into the store; [`publish`]: the status snapshot, [`view`] the engine's part of it, [`shared`] what its thread
 //!   shows; [`acts`]: what the API asks of the engine, [`answer`] what answers are made with; [`space`]: of its grids; [`layers`]: layers that left memory; [`mod@recorded`]: rows of the past; [`orders`]: acts
-//!   through the inbox; [`reports`]: troubles of its own; [`process`]: processor time and memory.
+//!   through the inbox; [`reports`]: troubles of its own; [`process`]: processor time and memory;
+//! - [`running`]: sources, sinks and channels, each on its own; [`mod@reload`]: another configuration while they run.
 
 mod acts;
 mod answer;
@@ -27,7 +28,9 @@ mod orders;
 mod process;
 mod publish;
 mod recorded;
+mod reload;
 mod reports;
+mod running;
 mod shared;
 mod space;
 mod view;
@@ -35,14 +38,12 @@ mod view;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::{JoinSet, spawn_blocking},
@@ -51,19 +52,22 @@ use tokio::{
 use crate::{
     api,
     config::Config,
-    deliver::{self, Endpoint, Identity, Route, SinkCounters, StoredBacklog, channel::Channel},
-    engine::{Clock, Emit, Engine},
-    ingest::{self, BrokerConfig, MqttUrl, SourceKind},
+    deliver::Route,
+    engine::Engine,
+    ingest::{self, BrokerConfig, MqttUrl},
     model::{Seq, Timestamp},
     status::Snapshot,
-    store::{StartAt, Store, StoreConfig, StoreError, WhenFull},
+    store::{Store, StoreConfig, StoreError, WhenFull},
 };
 
 pub use intake::Intake;
 pub(crate) use intake::dead_letter;
 pub use process::{Usage, file_system};
 pub use recorded::{RecordedError, Wanted, recorded};
+pub use reload::Reloaded;
 pub use shared::Figures;
+
+use running::{ChannelPart, Part, SharedRoster, SinkPart, SourcePart, finish, guard};
 
 /// Questions of API clients that wait for the engine.
 const REQUESTS_MAX: usize = 64;
@@ -110,13 +114,14 @@ pub struct Appliance {
     store: Option<Arc<Store>>,
     fold: Option<JoinHandle<()>>,
     shared: Arc<shared::Shared>,
-    sources: JoinSet<()>,
-    source_statuses: Vec<Arc<ingest::SourceStatus>>,
-    intakes: JoinSet<()>,
-    sinks: JoinSet<()>,
+    sources: Vec<SourcePart>,
+    sinks: Vec<SinkPart>,
+    channels: Vec<ChannelPart>,
+    /// What is configured, for those who show it.
+    roster: SharedRoster,
+    /// The last row and result that are committed.
+    committed: watch::Receiver<(Seq, Seq)>,
     others: JoinSet<()>,
-    stop_sources: watch::Sender<bool>,
-    stop_sinks: watch::Sender<bool>,
     stop_others: watch::Sender<bool>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     api: SocketAddr,
@@ -144,11 +149,7 @@ impl Appliance {
         let metrics_listener = api::bind(config.http.metrics).await?;
         let api_address = api_listener.local_addr().unwrap_or(config.http.api);
         let metrics_address = metrics_listener.local_addr().unwrap_or(config.http.metrics);
-        for entry in &mut config.sources {
-            if let (Some(broker), SourceKind::Mqtt(mqtt)) = (entry.broker, &mut entry.source.kind) {
-                mqtt.url = start_broker(broker, brokers).await?;
-            }
-        }
+        reload::resolve(&mut config, brokers).await?;
         let opened = open(&config).await?;
         let (fatal_sender, fatal) = watch::channel(None);
         let store = Arc::new(opened.store);
@@ -177,13 +178,12 @@ impl Appliance {
             store: Some(Arc::clone(&store)),
             fold: Some(fold),
             shared: Arc::clone(&shared),
-            sources: JoinSet::new(),
-            source_statuses: Vec::new(),
-            intakes: JoinSet::new(),
-            sinks: JoinSet::new(),
+            sources: Vec::new(),
+            sinks: Vec::new(),
+            channels: Vec::new(),
+            roster: SharedRoster::default(),
+            committed: committed_seen,
             others: JoinSet::new(),
-            stop_sources: watch::channel(false).0,
-            stop_sinks: watch::channel(false).0,
             stop_others: watch::channel(false).0,
             snapshot: watch::channel(Arc::new(Snapshot::default())).1,
             api: api_address,
@@ -192,29 +192,21 @@ impl Appliance {
             fatal,
             config,
         };
-        let counters = appliance.start_sinks(&store, &committed_seen)?;
-        appliance.start_sources();
+        appliance.start_parts(&store)?;
         let posted = Arc::default();
-        let mut publisher = publish::Publisher::new(
-            &appliance.config,
-            &store,
-            Arc::clone(&shared),
-            &appliance.source_statuses,
-            Arc::clone(&posted),
-            counters,
-        );
+        let mut publisher =
+            publish::Publisher::new(&appliance.config, &store, Arc::clone(&shared), appliance.roster.clone(), Arc::clone(&posted));
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(publisher.snapshot()));
         appliance.snapshot = snapshot.clone();
         let task = publisher.run(snapshot_sender, appliance.stop_others.subscribe());
         guard(&mut appliance.others, &appliance.shared, "the status".to_owned(), task);
         let (api_requests, api_asked) = mpsc::channel(REQUESTS_MAX);
-        let streams = appliance.config.streams();
         let desk = acts::Desk {
             engine: requests,
             intake: appliance.intake.clone(),
             writer: store.writer(),
             directory: store.directory().to_owned(),
-            streams,
+            roster: appliance.roster.clone(),
             rows: posted,
         };
         let task = desk.run(api_asked, appliance.stop_others.subscribe());
@@ -228,77 +220,24 @@ impl Appliance {
         Ok(appliance)
     }
 
-    fn start_sources(&mut self) {
-        for entry in &self.config.sources {
-            let status = Arc::new(ingest::SourceStatus::default());
-            self.source_statuses.push(Arc::clone(&status));
-            let (sender, receiver) = mpsc::channel(PARCELS_MAX);
-            guard(
-                &mut self.intakes,
-                &self.shared,
-                format!("the intake of source `{}`", entry.source.id),
-                self.intake.clone().run(receiver),
-            );
-            let run = ingest::run(entry.source.clone(), sender, status, self.stop_sources.subscribe());
-            guard(&mut self.sources, &self.shared, format!("source `{}`", entry.source.id), run);
+    /// Sinks first, so that the store keeps for them what sources bring.
+    fn start_parts(&mut self, store: &Arc<Store>) -> Result<(), StartError> {
+        self.forget_sinks(store);
+        for (number, (sink, route)) in self.wanted_sinks().into_iter().enumerate() {
+            let (part, opened) = self.start_sink(store, number, sink, route);
+            opened?;
+            self.sinks.push(part);
         }
-    }
-
-    fn start_sinks(
-        &mut self,
-        store: &Arc<Store>,
-        committed: &watch::Receiver<(Seq, Seq)>,
-    ) -> Result<Vec<publish::SinkLine>, StartError> {
-        let identity = Identity { appliance: Arc::clone(&self.config.appliance.id), store: store.identity() };
-        let mut all = Vec::new();
-        for (number, sink) in self.config.sinks.iter().enumerate() {
-            let route = route(&self.config, &sink.id);
-            let open = {
-                let (store, id) = (Arc::downgrade(store), Arc::clone(&sink.id));
-                move || {
-                    let store = store.upgrade().ok_or(StoreError::Closed)?;
-                    StoredBacklog::open(store.reader()?, store.writer(), &id, route.clone(), StartAt::Oldest)
-                }
-            };
-            // Known to the store from here on: what comes is kept for it.
-            open().map_err(|error| StartError::Sink(format!("sink `{}`: {error}", sink.id)))?;
-            let counters = Arc::new(SinkCounters::default());
-            all.push((Arc::clone(&sink.id), sink.kind(), Arc::clone(&counters)));
-            let endpoint = Endpoint { name: Arc::clone(&sink.id), identity: identity.clone(), settings: sink.settings.clone() };
-            let config = deliver::Config {
-                limits: sink.limits,
-                delivery: sink.settings.delivery(),
-                seed: number as u64,
-                ..deliver::Config::default()
-            };
-            let supervised = deliver::Supervised {
-                name: Arc::clone(&sink.id),
-                config,
-                connect: endpoint,
-                committed: committed.clone(),
-                counters,
-                stop: self.stop_sinks.subscribe(),
-                stalled_after: STALLED_AFTER,
-            };
-            guard(&mut self.sinks, &self.shared, format!("sink `{}`", sink.id), deliver::supervise(supervised, open));
+        for (number, channel) in self.config.alerts.channels.clone().into_iter().enumerate() {
+            let part = self.start_channel(store, number, channel)?;
+            self.channels.push(part);
         }
-        for (number, channel) in self.config.alerts.channels.iter().enumerate() {
-            // No rows, and the alerts of all pipelines; a new channel does not tell of the past.
-            let route = Route { streams: Some(Vec::new()), pipelines: None };
-            let backlog = StoredBacklog::open(store.reader()?, store.writer(), &channel.id, route, StartAt::Next)
-                .map_err(|error| StartError::Sink(format!("alert channel `{}`: {error}", channel.id)))?;
-            let counters = Arc::new(SinkCounters::default());
-            all.push((Arc::clone(&channel.id), channel.far.kind(), Arc::clone(&counters)));
-            let config = deliver::Config { seed: u64::MAX - number as u64, ..deliver::Config::default() };
-            let far = Channel::new(identity.clone(), channel.far.clone(), channel.min_severity);
-            let (committed, stop, id) = (committed.clone(), self.stop_sinks.subscribe(), Arc::clone(&channel.id));
-            guard(&mut self.sinks, &self.shared, format!("alert channel `{id}`"), async move {
-                if let Err(error) = deliver::run(config, far, backlog, committed, counters, stop).await {
-                    tracing::error!(channel = %id, "the alert channel ended: {error}");
-                }
-            });
+        for entry in self.config.sources.clone() {
+            let part = self.start_source(entry);
+            self.sources.push(part);
         }
-        Ok(all)
+        self.post_roster();
+        Ok(())
     }
 
     /// Where the API listens.
@@ -366,12 +305,9 @@ impl Appliance {
 
     /// Ends everything in order; nothing that was accepted is lost.
     pub async fn stop(mut self) -> Summary {
-        let _ = self.stop_sources.send(true);
-        if tokio::time::timeout(DRAIN_MAX, finish(&mut self.sources)).await.is_err() {
+        if !Part::end_all(std::mem::take(&mut self.sources), DRAIN_MAX).await {
             tracing::warn!("a source did not end in time; what it had not acknowledged comes again");
-            self.sources.abort_all();
         }
-        let _ = tokio::time::timeout(DRAIN_MAX, finish(&mut self.intakes)).await;
         let committed = self.store.as_ref().map_or(0, |store| store.counters().committed);
         self.shared.stop_after(committed);
         if let Some(fold) = self.fold.take()
@@ -381,11 +317,8 @@ impl Appliance {
         }
         // The last look, with everything processed; also gives sinks the time of one round.
         tokio::time::sleep(view::INTERVAL * 2).await;
-        let _ = self.stop_sinks.send(true);
-        if tokio::time::timeout(DELIVER_MAX, finish(&mut self.sinks)).await.is_err() {
-            self.sinks.abort_all();
-            finish(&mut self.sinks).await;
-        }
+        let (sinks, channels) = (std::mem::take(&mut self.sinks), std::mem::take(&mut self.channels));
+        tokio::join!(Part::end_all(sinks, DELIVER_MAX), Part::end_all(channels, DELIVER_MAX));
         let summary = Summary { snapshot: Snapshot::clone(&self.snapshot.borrow()), figures: self.shared.figures() };
         let _ = self.stop_others.send(true);
         // An event stream that a client holds open would keep the API for ever.
@@ -399,20 +332,6 @@ impl Appliance {
         }
         summary
     }
-}
-
-/// Runs a task; one that panics makes the appliance fail, so that nothing goes on without it unseen.
-fn guard(tasks: &mut JoinSet<()>, shared: &Arc<shared::Shared>, what: String, task: impl Future<Output = ()> + Send + 'static) {
-    let shared = Arc::clone(shared);
-    tasks.spawn(async move {
-        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-            shared.fail(format!("{what} panicked"));
-        }
-    });
-}
-
-async fn finish(tasks: &mut JoinSet<()>) {
-    while tasks.join_next().await.is_some() {}
 }
 
 async fn start_broker(broker: BrokerConfig, running: &mut Brokers) -> Result<MqttUrl, StartError> {
@@ -435,8 +354,7 @@ struct Opened {
 
 async fn open(config: &Config) -> Result<Opened, StartError> {
     let settled = config.engine.clone();
-    let build =
-        move || Engine::new(&settled, Emit::Changes, Clock::Arrivals).map_err(|error| StartError::Engine(error.to_string()));
+    let build = move || fold::build(&settled);
     let directory: PathBuf = config.appliance.data_dir.clone();
     let settings = StoreConfig {
         max_bytes: config.store.bytes_max,

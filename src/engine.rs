@@ -6,13 +6,14 @@
 //! undisturbed run gives.
 //!
 //! - `config`: what it is made of.
-//! - `pipeline`: one pipeline.
+//! - `pipeline`: one pipeline; `meter`: what went through its operators.
 //! - `space`: a grid in a pipeline, and layers that leave memory.
 //! - `alarms`: what makes somebody look; `orders`: what somebody asks for.
 //! - `state`: snapshots.
 
 mod alarms;
 mod config;
+mod meter;
 mod orders;
 mod pipeline;
 mod space;
@@ -31,6 +32,7 @@ use crate::{
 pub use crate::quality::checkpoint::Emit;
 pub use alarms::words as key_words;
 pub use config::{EngineConfig, GridSource, PipelineConfig, StreamConfig};
+pub use meter::{OperatorCounters, Stopwatch};
 pub use pipeline::{Pipeline, PipelineCounters, Rejected};
 pub use space::{GridLane, summaries};
 pub use state::{Captured, Parts, StateError, cold_layer, cold_tile};
@@ -108,6 +110,11 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// From here on, operators' time is taken by `stopwatch`.
+    pub fn set_stopwatch(&mut self, stopwatch: Stopwatch) {
+        self.pipelines.iter_mut().for_each(|pipeline| pipeline.set_stopwatch(stopwatch));
+    }
+
     /// An engine that has seen nothing.
     ///
     /// # Errors
@@ -165,6 +172,7 @@ impl Engine {
                     patterns: Vec::new(),
                     charts: Vec::new(),
                     thresholds: Vec::new(),
+                    parallelism: 1,
                 };
                 let lane =
                     self.stream(&source.stream).ok_or_else(|| EngineError(format!("there is no stream `{}`", source.stream)))?;

@@ -19,6 +19,8 @@ mod outages;
 mod plant;
 #[path = "appliance/process.rs"]
 mod process;
+#[path = "appliance/reload.rs"]
+mod reload;
 #[path = "appliance/restarts.rs"]
 mod restarts;
 #[path = "appliance/secured.rs"]

@@ -1,6 +1,9 @@
 //! Filter and derived signals of a configured pipeline, and its counters.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use qadf_edge::{
     config,
@@ -85,4 +88,24 @@ fn derived_signals_come_in_order_behind_the_filter_and_change_no_other_pipeline_
     assert!((ratio - 0.15).abs() < 1e-12 && (doubled - 2.3).abs() < 1e-12);
     assert_eq!((values("all", "n"), values("all", "power")), (Some(Number::Integer(6)), Some(Number::Integer(5))));
     assert_eq!((engine.streams()[0].ring.len(), engine.streams()[0].stream.signals.len()), (6, 2));
+}
+
+#[test]
+fn each_operator_counts_what_went_through_it_and_is_timed() {
+    let (mut engine, mut step) = (engine(), Step::default());
+    engine.set_stopwatch(|| {
+        static READINGS: AtomicU64 = AtomicU64::new(0);
+        READINGS.fetch_add(5, Ordering::Relaxed)
+    });
+    let batch = rows(&engine);
+    engine.step(&Input::Batch(Arc::new(batch)), &mut step);
+    engine.end(true, &mut step);
+    let [first, all] = engine.pipelines() else { panic!("there are two pipelines") };
+    let seen: Vec<_> = first.operators().iter().map(|one| (one.kind, &*one.id, one.rows_in, one.out, one.failed)).collect();
+    let expected =
+        [("filter", "p", 6, 2, 2), ("derive", "ratio", 2, 2, 0), ("derive", "doubled", 2, 2, 0), ("window", "w", 2, 1, 0)];
+    assert_eq!(seen, expected);
+    assert_eq!(all.operators().iter().map(|one| (one.kind, one.rows_in, one.out)).collect::<Vec<_>>(), [("window", 6, 1)]);
+    let timed: Vec<u64> = first.operators().iter().map(|one| one.time_ns).collect();
+    assert_eq!(timed, [5, 5, 5, 10], "a reading before and one after; windows once for the rows and once for the end");
 }

@@ -157,6 +157,7 @@ async fn pipeline_stats(State(handle): State<Handle>, Path(id): Path<String>) ->
 
 async fn watermarks(State(handle): State<Handle>) -> Json<Value> {
     let snapshot = snapshot(&handle);
+    let mut lags_seconds: Vec<f64> = Vec::new();
     let streams: serde_json::Map<String, Value> = snapshot
         .streams
         .iter()
@@ -164,13 +165,24 @@ async fn watermarks(State(handle): State<Handle>) -> Json<Value> {
             let partitions: serde_json::Map<String, Value> = stream
                 .partitions
                 .iter()
-                .map(|partition| (partition.partition.clone(), json!({"watermark": partition.watermark, "idle": partition.idle})))
+                .map(|partition| {
+                    let lag_seconds = partition.watermark.map(|watermark| snapshot.time.since(watermark) as f64 / 1e9);
+                    lags_seconds.extend(lag_seconds.filter(|_| !partition.idle));
+                    let one = json!({"watermark": partition.watermark, "idle": partition.idle, "lag_seconds": lag_seconds});
+                    (partition.partition.clone(), one)
+                })
                 .collect();
             (stream.id.clone(), json!({"watermark": stream.watermark, "partitions": partitions}))
         })
         .collect();
     let global = snapshot.streams.iter().filter_map(|stream| stream.watermark).min();
-    Json(json!({"watermarks": streams, "global_watermark": global}))
+    let stats = json!({
+        "partition_count": snapshot.streams.iter().map(|stream| stream.partitions.len()).sum::<usize>(),
+        "min_lag_seconds": lags_seconds.iter().copied().reduce(f64::min),
+        "max_lag_seconds": lags_seconds.iter().copied().reduce(f64::max),
+        "avg_lag_seconds": (!lags_seconds.is_empty()).then(|| lags_seconds.iter().sum::<f64>() / lags_seconds.len() as f64),
+    });
+    Json(json!({"watermarks": streams, "global_watermark": global, "stats": stats}))
 }
 
 async fn state(State(handle): State<Handle>, parameters: Parameters) -> Response {

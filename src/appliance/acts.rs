@@ -19,6 +19,7 @@ use super::{
     intake::Intake,
     locked, now,
     recorded::{RecordedError, Wanted, recorded},
+    running::SharedRoster,
 };
 use crate::{
     api::{Act, Answer, Refusal, Request},
@@ -26,7 +27,7 @@ use crate::{
         InboxError,
         decode::{Context, Decoded, Json, JsonLines, Routes},
     },
-    model::{Batch, Row, Stream},
+    model::{Batch, Row},
     spc::{ChartOperator, ChartView},
     status::SourceRows,
     store::{Reader, Writer},
@@ -43,7 +44,7 @@ pub(super) struct Desk {
     pub writer: Writer,
     /// Where the store is; each question reads with a connection of its own.
     pub directory: PathBuf,
-    pub streams: Vec<Arc<Stream>>,
+    pub roster: SharedRoster,
     /// What became of the rows that came this way.
     pub rows: Arc<Mutex<SourceRows>>,
 }
@@ -83,7 +84,7 @@ impl Desk {
                 blocking(move || state(&directory, &prefix)).await
             }
             Act::History { stream, from, to, condition, limit } => {
-                let known = self.streams.iter().find(|known| *known.id == *stream).cloned();
+                let known = self.roster.now().streams.into_iter().find(|known| *known.id == *stream);
                 let stream = known.ok_or_else(|| Refusal::NotFound(format!("there is no stream `{stream}`")))?;
                 let (directory, wanted) = (self.directory.clone(), Wanted { stream, from, to, condition });
                 blocking(move || history(&directory, &wanted, limit)).await
@@ -166,16 +167,17 @@ impl Desk {
     }
 
     fn routes(&self, stream: Option<&str>) -> Result<Routes, Refusal> {
-        let only = match self.streams.as_slice() {
+        let streams = self.roster.now().streams;
+        let only = match streams.as_slice() {
             [only] => Some(&*only.id),
             _ => None,
         };
         if let Some(wanted) = stream
-            && !self.streams.iter().any(|known| *known.id == *wanted)
+            && !streams.iter().any(|known| *known.id == *wanted)
         {
             return Err(Refusal::NotFound(format!("there is no stream `{wanted}`")));
         }
-        Routes::by_row(&self.streams, stream.or(only)).map_err(|error| Refusal::Failed(error.to_string()))
+        Routes::by_row(&streams, stream.or(only)).map_err(|error| Refusal::Failed(error.to_string()))
     }
 }
 

@@ -10,11 +10,11 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
     StartError,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     api::{Act, Event, Request},
-    engine::{Engine, Rejected, Step},
+    engine::{Clock, Emit, Engine, EngineConfig, Rejected, Step},
     model::{Body, Input, Output, Seq, Timestamp},
     store::{
         Append, Checkpoint, CommittedInput, DeadLetter, Feed, RecordNo, Recovered, StepAccepted, StepCommit, StepOutput, Store,
@@ -61,9 +61,17 @@ pub(super) struct Parts {
     pub requests: mpsc::Receiver<Request>,
 }
 
+/// The engine in another shape, and who waits for it.
+pub(super) struct NextEngine {
+    pub config: EngineConfig,
+    pub reply: oneshot::Sender<Result<(), StartError>>,
+}
+
 /// The engine and its surroundings, on their way through the inbox.
 pub(super) struct Fold {
     pub(super) engine: Engine,
+    /// Not what keeps the store open.
+    store: Weak<Store>,
     pub(super) writer: Writer,
     /// Orders on their way through the inbox, with who waits for them.
     pub(super) pending: Pending,
@@ -102,6 +110,7 @@ impl Fold {
         let encoder = Encoder::start(writer.clone(), Arc::clone(&parts.shared))?;
         Ok(Self {
             engine: parts.engine,
+            store: Arc::downgrade(&parts.store),
             writer,
             encoder,
             pending: Pending::default(),
@@ -143,6 +152,11 @@ impl Fold {
                 self.checkpoint()?;
             }
             self.tick();
+            let next = locked(&self.shared.next_engine).take();
+            if let Some(NextEngine { config, reply }) = next {
+                // Gone only if the appliance is.
+                let _ = reply.send(self.replace_engine(&config));
+            }
             while let Ok(request) = self.requests.try_recv() {
                 match request {
                     Request { act: Act::Order(order), reply } => self.order(order, reply),
@@ -287,6 +301,25 @@ impl Fold {
         }
     }
 
+    /// Goes on as an engine of another configuration, from a checkpoint of this moment: what both have keeps its state. An error leaves the
+    /// one that runs.
+    fn replace_engine(&mut self, config: &EngineConfig) -> Result<(), StartError> {
+        let build = || build(config);
+        build()?;
+        let position = self.commit_and_wait()?;
+        let store = self.store.upgrade().ok_or(StoreError::Closed)?;
+        let checkpoint = store.reader()?.checkpoint()?;
+        let recovered = Recovered { checkpoint, resume_after: position, ..Recovered::default() };
+        let (engine, resumed) = restore(build, &store, recovered)?;
+        if resumed != position {
+            return Err(StartError::Engine("the engine cannot go on from its checkpoint".into()));
+        }
+        self.engine = engine;
+        self.publish();
+        tracing::info!("the engine goes on with another configuration");
+        Ok(())
+    }
+
     fn publish(&mut self) {
         self.published = Instant::now();
         let view = EngineView::of(&self.engine);
@@ -337,6 +370,19 @@ fn time_of(body: &Body) -> Timestamp {
         Body::Alert(alert) => alert.time,
         Body::Limits(_) | Body::Capability(_) | Body::VoxelUpdate(_) | Body::Voxel(_) => now(),
     }
+}
+
+/// An engine as `run` has it.
+pub(super) fn build(config: &EngineConfig) -> Result<Engine, StartError> {
+    let mut engine = Engine::new(config, Emit::Changes, Clock::Arrivals).map_err(|error| StartError::Engine(error.to_string()))?;
+    engine.set_stopwatch(monotonic_ns);
+    Ok(engine)
+}
+
+/// Nanoseconds since this was first asked.
+fn monotonic_ns() -> u64 {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    BEGAN.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
 /// Takes the engine to where the last run's checkpoint left it, and fills its rings again.

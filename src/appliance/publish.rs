@@ -15,15 +15,15 @@ use super::{
     now,
     process::{Usage, disk_share, memory_share},
     reports::Reports,
+    running::{SharedRoster, SinkLine},
     shared::Shared,
     view::INTERVAL,
 };
 use crate::{
     config::Config,
-    deliver::SinkCounters,
-    ingest::{self, SourceKind, SourceState},
+    ingest::{self, SourceState},
     model::{Input, Order, Timestamp},
-    quality::figures::{FigureWatch, Figures as Limited},
+    quality::figures::{FigureLimit, FigureWatch, Figures as Limited},
     status::{
         ProcessStatus, SinkRows, SinkStatus, Snapshot, SourceRows, SourceStatus, StoreStatus, StreamStatus,
         health::{Figures as Measures, assess},
@@ -36,9 +36,6 @@ const RATE_OVER: Duration = Duration::from_secs(2);
 /// A thread that has not looked around for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// A sink or alert channel: its name, its kind, what it counts.
-pub(super) type SinkLine = (Arc<str>, &'static str, Arc<SinkCounters>);
-
 /// Puts snapshots together.
 pub(super) struct Publisher {
     appliance: String,
@@ -46,10 +43,9 @@ pub(super) struct Publisher {
     store: Arc<Store>,
     store_path: String,
     shared: Arc<Shared>,
-    sources: Vec<(String, &'static str, Arc<ingest::SourceStatus>)>,
+    roster: SharedRoster,
     /// Rows that came over HTTP.
     posted: Arc<Mutex<SourceRows>>,
-    sinks: Vec<SinkLine>,
     /// Rows by stream and processor time a while ago, for rates.
     before: VecDeque<(Instant, HashMap<String, u64>, f64)>,
     /// Rows received and refused by all sources, a while ago first.
@@ -57,7 +53,8 @@ pub(super) struct Publisher {
     /// What the health of the last snapshot was made of.
     measured: Measures,
     reports: Reports,
-    limits: FigureWatch,
+    /// What is watched, and how it does.
+    limits: (Vec<FigureLimit>, FigureWatch),
 }
 
 impl Publisher {
@@ -65,27 +62,23 @@ impl Publisher {
         config: &Config,
         store: &Arc<Store>,
         shared: Arc<Shared>,
-        statuses: &[Arc<ingest::SourceStatus>],
+        roster: SharedRoster,
         posted: Arc<Mutex<SourceRows>>,
-        sinks: Vec<SinkLine>,
     ) -> Self {
-        let sources = config.sources.iter().zip(statuses);
+        let figures = roster.now().figures;
         Self {
             appliance: config.appliance.id.to_string(),
             started: now(),
             store: Arc::clone(store),
             store_path: store.directory().display().to_string(),
             shared,
-            sources: sources
-                .map(|(entry, status)| (entry.source.id.to_string(), kind(&entry.source.kind), Arc::clone(status)))
-                .collect(),
+            roster,
             posted,
-            sinks,
             before: VecDeque::new(),
             refused_before: VecDeque::new(),
             measured: Measures::default(),
             reports: Reports::default(),
-            limits: FigureWatch::new(&config.alerts.figures),
+            limits: (figures.clone(), FigureWatch::new(&figures)),
         }
     }
 
@@ -108,7 +101,11 @@ impl Publisher {
     /// Troubles that last become alerts, and figures beyond their limits. Streams that are silent are the engine's own to tell.
     fn report(&mut self, snapshot: &Snapshot) {
         let own: Vec<String> = snapshot.problems.iter().filter(|problem| !problem.starts_with("stream ")).cloned().collect();
-        let crossed = self.limits.due(&self.limited(snapshot), snapshot.time).into_iter().map(|crossing| Order::Report {
+        let figures = self.roster.now().figures;
+        if figures != self.limits.0 {
+            self.limits = (figures.clone(), FigureWatch::new(&figures));
+        }
+        let crossed = self.limits.1.due(&self.limited(snapshot), snapshot.time).into_iter().map(|crossing| Order::Report {
             source: crossing.figure.name().into(),
             severity: crossing.severity,
             message: crossing.message,
@@ -140,11 +137,12 @@ impl Publisher {
         let usage = Usage::now();
         let mut streams = view.streams;
         let cpu_share = self.rates(&mut streams, usage);
+        let roster = self.roster.now();
         let mut sources: Vec<SourceStatus> =
-            self.sources.iter().map(|(id, kind, status)| source_status(id, kind, status)).collect();
+            roster.sources.iter().map(|(id, kind, status)| source_status(id, kind, status)).collect();
         let (id, kind, state) = (SOURCE.to_owned(), "http".to_owned(), "up".to_owned());
         sources.push(SourceStatus { id, kind, state, detail: String::new(), rows: *locked(&self.posted) });
-        let sinks = self.sink_statuses();
+        let sinks = self.sink_statuses(&roster.sinks);
         let store = self.store_status();
         let mut problems = self.problems(&sources, &sinks);
         // Until somebody takes note of it.
@@ -229,9 +227,9 @@ impl Publisher {
         share
     }
 
-    fn sink_statuses(&self) -> Vec<SinkStatus> {
+    fn sink_statuses(&self, sinks: &[SinkLine]) -> Vec<SinkStatus> {
         let balances = self.store.balances();
-        self.sinks
+        sinks
             .iter()
             .map(|(id, kind, counters)| {
                 let of = |lane| balances.iter().find(|balance| balance.sink == *id && balance.lane == lane);
@@ -315,15 +313,6 @@ fn imbalances(sources: &[SourceStatus], sinks: &[SinkStatus]) -> Vec<String> {
     let of_sinks = sinks.iter().map(|sink| ("sink", &sink.id, sink.rows.balance()));
     let all = of_sources.chain(of_sinks).filter(|(.., balance)| *balance != 0);
     all.map(|(what, id, balance)| format!("{what} {id}: {balance} rows are unaccounted for; please report this")).collect()
-}
-
-fn kind(kind: &SourceKind) -> &'static str {
-    match kind {
-        SourceKind::Serial(_) => "serial",
-        SourceKind::Mqtt(_) => "mqtt",
-        SourceKind::Kafka(_) => "kafka",
-        SourceKind::File(_) => "file",
-    }
 }
 
 fn source_status(id: &str, kind: &str, status: &ingest::SourceStatus) -> SourceStatus {

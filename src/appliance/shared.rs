@@ -10,7 +10,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-use super::{locked, view::EngineView};
+use super::{fold::NextEngine, locked, view::EngineView};
 use crate::{status::DURATION_BOUNDS_SECONDS, store::RecordNo};
 
 /// A row slower than ten minutes counts as one of ten minutes.
@@ -87,6 +87,8 @@ pub(super) struct Shared {
     pub(super) stop_after: Mutex<Option<u64>>,
     pub(super) beat: Mutex<Instant>,
     pub(super) failure: Mutex<Option<String>>,
+    /// What the engine shall go on as.
+    pub(super) next_engine: Mutex<Option<NextEngine>>,
     measured: Mutex<Option<Measured>>,
     pub(super) view: Mutex<EngineView>,
 }
@@ -109,6 +111,7 @@ impl Default for Shared {
             stop_after: Mutex::new(None),
             beat: Mutex::new(Instant::now()),
             failure: Mutex::new(None),
+            next_engine: Mutex::new(None),
             measured: Mutex::new(measured),
             view: Mutex::new(EngineView::default()),
         }

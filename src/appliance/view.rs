@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use crate::{
-    engine::{Engine, Pipeline, StreamLane, key_words},
+    dataflow::{SpreadWindows, WindowKind},
+    engine::{Engine, OperatorCounters, Pipeline, StreamLane, key_words},
     model::Timestamp,
     quality::alert::{Filter, Record},
     spc::ChartView,
     status::{
-        Acknowledgement, AlertStatus, ChartPoint, ChartStatus, GridStatus, PartitionStatus, PipelineStatus, SignalStatus,
-        StreamStatus,
+        Acknowledgement, AlertStatus, ChartPoint, ChartStatus, GridStatus, OperatorStatus, PartitionStatus, PipelineStatus,
+        SignalStatus, StreamStatus, WindowStatus,
     },
 };
 
@@ -104,6 +105,7 @@ fn stream_status(lane: &StreamLane) -> StreamStatus {
 
 fn pipeline_status(pipeline: &Pipeline) -> PipelineStatus {
     let counters = pipeline.counters;
+    let windows: Vec<WindowStatus> = pipeline.windows.iter().map(window_status).collect();
     PipelineStatus {
         id: pipeline.id.to_string(),
         stream: pipeline.stream.id.to_string(),
@@ -114,14 +116,46 @@ fn pipeline_status(pipeline: &Pipeline) -> PipelineStatus {
         flagged: counters.flagged,
         rejected: counters.rejected,
         failed: counters.failed,
-        active_windows: pipeline.active_windows(),
+        active_windows: windows.iter().map(|window| window.open).sum(),
         results: counters.results,
         checkpoints: pipeline
             .checkpoints
             .iter()
             .map(|checkpoint| (checkpoint.name().to_string(), (checkpoint.state.passed, checkpoint.state.failed)))
             .collect(),
+        windows,
+        operators: pipeline.operators().iter().map(operator_status).collect(),
         last_activity: known(counters.last_activity).filter(|_| counters.processed > 0),
+    }
+}
+
+fn window_status(windows: &SpreadWindows) -> WindowStatus {
+    let ms = |ns: i64| Some(ns as f64 / 1e6);
+    let (kind, size_ms, slide_ms, gap_ms) = match windows.config().kind {
+        WindowKind::Tumbling { size_ns, .. } => ("tumbling", ms(size_ns), None, None),
+        WindowKind::Sliding { size_ns, slide_ns } => ("sliding", ms(size_ns), ms(slide_ns), None),
+        WindowKind::Session { gap_ns, .. } => ("session", None, None, ms(gap_ns)),
+    };
+    WindowStatus {
+        id: windows.config().id.to_string(),
+        kind: kind.to_owned(),
+        size_ms,
+        slide_ms,
+        gap_ms,
+        open: windows.open_count() as u64,
+        fired: windows.fired_count(),
+        late: windows.late_count(),
+    }
+}
+
+fn operator_status(counters: &OperatorCounters) -> OperatorStatus {
+    OperatorStatus {
+        kind: counters.kind.to_owned(),
+        id: counters.id.to_string(),
+        rows_in: counters.rows_in,
+        out: counters.out,
+        failed: counters.failed,
+        time_ms: counters.time_ns as f64 / 1e6,
     }
 }
 

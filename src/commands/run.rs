@@ -1,9 +1,10 @@
 //! `run`: the service. systemd `Type=notify`: ready once everything runs, watchdog fed by the engine's progress, SIGHUP reloads, SIGTERM
 //! drains.
 //!
-//! A reload reads the file first; a wrong one is reported and changes nothing. A right one ends the appliance in order and starts it
-//! anew in the same process, on the same store: what was accepted is continued, clients reconnect. One that is right and cannot be started
-//! (its port is taken, its directory is another's) is reported, and the last one goes on.
+//! A reload reads the file first; a wrong one is reported and changes nothing. A right one starts, ends or replaces the sources, sinks,
+//! channels and pipelines that differ, and leaves all others running. Where the appliance itself differs (its directory, store, checkpoints
+//! or addresses), it is ended in order and started anew in the same process, on the same store. One that is right and cannot be started (its
+//! port is taken, its directory is another's) is reported, and the last one goes on.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,7 +16,7 @@ use tokio::{
 
 use super::{Failure, load, runtime};
 use crate::{
-    appliance::{Appliance, Brokers, StartError},
+    appliance::{Appliance, Brokers, Reloaded, StartError},
     config::Config,
 };
 
@@ -61,11 +62,17 @@ async fn serve(mut config: Config, path: &std::path::Path) -> Result<(), Failure
         };
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         tracing::info!(appliance = %id, api = %appliance.api_address(), metrics = %appliance.metrics_address(), "running");
-        let order = watch(&appliance, &mut signals, path).await;
-        if matches!(order, Ok(Order::Reload(_))) {
-            let since = sd_notify::NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Status("reloading"));
-            let _ = sd_notify::notify(&[NotifyState::Reloading, since]);
-        } else {
+        let mut appliance = appliance;
+        let order = loop {
+            match watch(&appliance, &mut signals, path).await {
+                Ok(Order::Reload(next)) => match reload(&mut appliance, *next, &mut brokers, &mut config).await {
+                    Some(next) => break Ok(Order::Reload(next)),
+                    None => (),
+                },
+                order => break order,
+            }
+        };
+        if !matches!(order, Ok(Order::Reload(_))) {
             let _ = sd_notify::notify(&[NotifyState::Stopping]);
         }
         appliance.stop().await;
@@ -74,6 +81,22 @@ async fn serve(mut config: Config, path: &std::path::Path) -> Result<(), Failure
             Order::Reload(next) => before = Some(std::mem::replace(&mut config, *next)),
         }
     }
+}
+
+/// Takes over what can be taken over while everything runs; gives the configuration back that needs a restart.
+async fn reload(appliance: &mut Appliance, next: Config, brokers: &mut Brokers, config: &mut Config) -> Option<Box<Config>> {
+    let since = NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Status("reloading"));
+    let _ = sd_notify::notify(&[NotifyState::Reloading, since]);
+    match appliance.reload(next.clone(), brokers).await {
+        Ok(Reloaded::Restart(next)) => return Some(next),
+        Ok(Reloaded::Done) => {
+            *config = next;
+            tracing::info!("the new configuration is in effect");
+        }
+        Err(error) => tracing::error!("the new configuration cannot be started, and the last one goes on: {error}"),
+    }
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    None
 }
 
 async fn start(config: Config, brokers: &mut Brokers) -> Result<Appliance, Failure> {

@@ -12,6 +12,7 @@ use crate::{
         Accumulation, Aggregate, WindowConfig, WindowKind,
         join::{JoinConfig, JoinType},
         pattern::{PatternConfig, PatternKind},
+        spread::SHARDS_MAX,
     },
     engine::{PipelineConfig, StreamConfig},
     expr::{Expr, Type},
@@ -69,11 +70,13 @@ fn pipeline(
     }
     let thresholds = items("thresholds").iter().filter_map(|item| quality::threshold(item, &extended, &mut used)).collect();
     let checkpoints = items("checkpoints").iter().filter_map(|item| checkpoint(&item.section()?, &extended, &mut used)).collect();
+    let parallelism = section.integer_or("parallelism", 1, 1..SHARDS_MAX as i64 + 1) as usize;
     section.finish();
     Some(PipelineConfig {
         id: id?,
         stream: Arc::clone(&stream.id),
         sinks,
+        parallelism,
         filter,
         derive,
         checkpoints,

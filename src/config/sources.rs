@@ -25,7 +25,7 @@ const DATA_DIR: &str = "/var/lib/qadf-edge";
 const POSITIONS: &str = "sources";
 
 /// A checked source, with the broker it needs in this process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SourceEntry {
     /// What to run.
     pub source: SourceConfig,

@@ -80,7 +80,7 @@ pub fn drive_some<T: TimedRows>(
     mut fired: impl FnMut(Range<usize>),
 ) {
     let rows = some.map_or(batch.rows(), <[u32]>::len);
-    let earliest = earliest_from(&batch.time, some);
+    let mut earliest: Option<Vec<i64>> = None;
     let until = |next: usize, moves: usize| match (some, places) {
         (None, None) => rows.min(moves + 1),
         (None, Some(places)) => places.partition_point(|place| *place <= moves),
@@ -90,7 +90,11 @@ pub fn drive_some<T: TimedRows>(
     let (mut next, mut watermark, mut seen) = (0, Timestamp(flow.before), 0);
     loop {
         // Progress is made even if an operator has nothing quiet to offer: at least one place of the flow goes by in each turn.
-        let quiet = operator.quiet_until(Timestamp(earliest[next]), watermark);
+        let from = match &earliest {
+            Some(earliest) => earliest[next],
+            None => earliest_of(&batch.time, some),
+        };
+        let quiet = operator.quiet_until(Timestamp(from), watermark);
         let moves = seen + flow.after[seen..].partition_point(|after| *after < quiet.0);
         let until = until(next, moves).max(next);
         if until > next {
@@ -100,6 +104,7 @@ pub fn drive_some<T: TimedRows>(
         if moves >= flow.after.len() {
             return;
         }
+        earliest.get_or_insert_with(|| earliest_from(&batch.time, some));
         watermark = Timestamp(flow.after[moves]);
         let before = out.len();
         operator.advance(watermark, out);
@@ -111,6 +116,15 @@ pub fn drive_some<T: TimedRows>(
         }
         seen = moves + 1;
     }
+}
+
+/// The earliest time of all rows.
+fn earliest_of(times: &[i64], some: Option<&[u32]>) -> i64 {
+    let earliest = match some {
+        Some(some) => some.iter().map(|row| times[*row as usize]).min(),
+        None => times.iter().copied().min(),
+    };
+    earliest.unwrap_or(i64::MAX)
 }
 
 /// The earliest time from each row on; the last entry, after all rows, is the end of time.

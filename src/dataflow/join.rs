@@ -245,7 +245,7 @@ impl JoinOperator {
         }
         let id = format!("late:{}:{}:{}", self.pipeline, self.config.id, row.seq.0);
         let at = row.seq;
-        let body = Body::Late(LateRow { window: Arc::clone(&self.config.id), row });
+        let body = Body::Late(Box::new(LateRow { window: Arc::clone(&self.config.id), row }));
         out.push(Output::new(id, &self.pipeline, at, body));
     }
 
@@ -326,7 +326,7 @@ impl JoinOperator {
         }
         // A pair comes about at the later of its rows.
         let at = right.as_ref().map_or(left.seq, |right| right.seq.max(left.seq));
-        let body = Body::Join(JoinResult { join: Arc::clone(&self.config.id), left, right });
+        let body = Body::Join(Box::new(JoinResult { join: Arc::clone(&self.config.id), left, right }));
         Output::new(id, &self.pipeline, at, body)
     }
 

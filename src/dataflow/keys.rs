@@ -12,7 +12,7 @@ use std::{
 use hashbrown::HashTable;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::model::{Batch, Key, NO_TAG};
+use crate::model::{Batch, Key, NO_TAG, TagColumn};
 
 /// The texts of the grouping tags of one key, in their configured order.
 pub type KeyTexts = Box<[Option<Arc<str>>]>;
@@ -198,6 +198,8 @@ pub struct KeyMemo {
     null: Option<u32>,
     /// If the only tag's codes keep their texts: since when, and the numbers by code.
     lasting: Option<(u64, Vec<u32>)>,
+    /// With one tag whose codes do not last: the numbers of the batch under way, by code.
+    current: Vec<u32>,
     /// With several tags: a number for each text, by tag.
     texts: Vec<TextMemo>,
     /// The combination of a prefix's combination and a text, and the key number of whole combinations.
@@ -246,6 +248,30 @@ impl KeyMemo {
             return *number;
         }
         self.look_up(batch, row, table)
+    }
+
+    /// The numbers of the keys of `rows`, behind those that are in `numbers`.
+    pub fn numbers(&mut self, batch: &Batch, rows: &[u32], table: &mut KeyTable, numbers: &mut Vec<u32>) {
+        let first = numbers.len();
+        match (self.tags.as_slice(), &self.lasting) {
+            ([tag], Some((_, known))) => numbers.extend(known_numbers(&batch.tags[*tag], rows, known)),
+            ([tag], None) if batch.tags[*tag].names.len() <= rows.len() => {
+                let column = &batch.tags[*tag];
+                let known = |(text, known): (&Arc<str>, &Option<(Arc<str>, u32)>)| match known {
+                    Some((known, number)) if Arc::ptr_eq(known, text) => *number,
+                    _ => UNKNOWN,
+                };
+                self.current.clear();
+                self.current.extend(column.names.iter().zip(&self.by_code).map(known));
+                numbers.extend(known_numbers(column, rows, &self.current));
+            }
+            _ => numbers.resize(first + rows.len(), UNKNOWN),
+        }
+        for (row, number) in rows.iter().zip(&mut numbers[first..]) {
+            if *number == UNKNOWN {
+                *number = self.look_up(batch, *row as usize, table);
+            }
+        }
     }
 
     fn look_up(&mut self, batch: &Batch, row: usize, table: &mut KeyTable) -> u32 {
@@ -308,6 +334,11 @@ impl KeyMemo {
             table.number(texts)
         })
     }
+}
+
+/// The numbers of `rows` by the codes of `column`, as far as they are known.
+fn known_numbers<'k>(column: &'k TagColumn, rows: &'k [u32], known: &'k [u32]) -> impl Iterator<Item = u32> + 'k {
+    rows.iter().map(|row| known.get(column.codes[*row as usize] as usize).copied().unwrap_or(UNKNOWN))
 }
 
 #[cfg(test)]

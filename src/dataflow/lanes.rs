@@ -85,12 +85,12 @@ impl Plan {
         }
     }
 
-    /// What the aggregates say of `pane`, in their order.
-    pub fn values<'p>(&'p self, pane: &'p Pane) -> impl Iterator<Item = Number> + 'p {
-        self.aggregates.iter().zip(&self.lane_of).map(|(aggregate, lane)| match lane {
-            Some(lane) => aggregate.value(&pane.accumulators[*lane]),
+    /// What aggregate `aggregate` says of `pane`.
+    pub fn value(&self, aggregate: usize, pane: &Pane) -> Number {
+        match self.lane_of[aggregate] {
+            Some(lane) => self.aggregates[aggregate].value(&pane.accumulators[lane]),
             None => Number::Integer(pane.rows as i64),
-        })
+        }
     }
 
     /// Whether `pane` was made by a plan like this.

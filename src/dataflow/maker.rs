@@ -1,6 +1,6 @@
 //! Panes → results of the contract.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{fmt::Write, sync::Arc};
 
 use super::{
     WindowConfig,
@@ -8,7 +8,7 @@ use super::{
     lanes::{Pane, Plan},
     sketch::RELATIVE_ERROR,
 };
-use crate::model::{Batch, Body, Key, LateRow, Output, Seq, Timestamp, WindowResult};
+use crate::model::{Batch, Body, Key, LateRow, Named, Output, Seq, Timestamp, Values, WindowResult};
 
 /// What turns panes into results.
 #[derive(Debug, Clone)]
@@ -16,7 +16,12 @@ pub(super) struct Maker {
     pipeline: Arc<str>,
     config: WindowConfig,
     plan: Plan,
-    errors: BTreeMap<Arc<str>, f64>,
+    errors: Named<f64>,
+    /// The names of the values, rising, and the aggregate of each.
+    names: Arc<[Arc<str>]>,
+    aggregate_of: Vec<usize>,
+    /// Whether results have an id.
+    ids: bool,
     /// `window:{pipeline}:{window}:`
     prefix: String,
     /// By key number: the key as it stands in ids, and in results.
@@ -28,7 +33,15 @@ impl Maker {
         let quantiles = config.aggregates.iter().enumerate().filter(|(at, _)| plan.is_quantile(*at));
         let errors = quantiles.map(|(_, (name, _))| (Arc::clone(name), RELATIVE_ERROR)).collect();
         let prefix = format!("window:{pipeline}:{}:", config.id);
-        Self { pipeline, config, plan, errors, prefix, shown: Vec::new() }
+        let mut aggregate_of: Vec<usize> = (0..config.aggregates.len()).collect();
+        aggregate_of.sort_by(|left, right| config.aggregates[*left].0.cmp(&config.aggregates[*right].0));
+        let names = aggregate_of.iter().map(|at| Arc::clone(&config.aggregates[*at].0)).collect();
+        Self { pipeline, config, plan, errors, names, aggregate_of, ids: true, prefix, shown: Vec::new() }
+    }
+
+    /// From here on, results have no id.
+    pub fn without_ids(&mut self) {
+        self.ids = false;
     }
 
     pub fn config(&self) -> &WindowConfig {
@@ -41,6 +54,9 @@ impl Maker {
     }
 
     fn id_of(&self, key: &str, start: i64, end: i64, revision: u32) -> String {
+        if !self.ids {
+            return String::new();
+        }
         let mut id = String::with_capacity(self.prefix.len() + key.len() + 48);
         id.push_str(&self.prefix);
         id.push_str(key);
@@ -108,13 +124,12 @@ impl Maker {
         replaces: Vec<String>,
         at: Seq,
     ) -> Output {
-        let names = self.config.aggregates.iter().map(|(name, _)| Arc::clone(name));
         let body = WindowResult {
             window: Arc::clone(&self.config.id),
             start: Timestamp(start),
             end: Timestamp(end),
             key,
-            values: names.zip(self.plan.values(pane)).collect(),
+            values: Values::new(&self.names, self.aggregate_of.iter().map(|at| self.plan.value(*at, pane))),
             revision,
             replaces,
             errors: self.errors.clone(),
@@ -127,7 +142,7 @@ impl Maker {
         let seq = batch.seq(row);
         let id = format!("late:{}:{}:{}", self.pipeline, self.config.id, seq.0);
         let body = LateRow { window: Arc::clone(&self.config.id), row: batch.row(row) };
-        out.push(Output::new(id, &self.pipeline, seq, Body::Late(body)));
+        out.push(Output::new(id, &self.pipeline, seq, Body::Late(Box::new(body))));
     }
 
     /// Whether the window that ends at `end` is gone.

@@ -207,8 +207,15 @@ impl WindowOperator {
         }
     }
 
-    fn push_sliced(&mut self, slices: &Slices, batch: &Batch, rows: impl Iterator<Item = usize>, out: &mut Vec<Output>) {
+    fn push_sliced(&mut self, slices: &Slices, batch: &Batch, rows: impl Iterator<Item = usize> + Clone, out: &mut Vec<Output>) {
         let (ended, freed) = (slices.ended(self.watermark), self.freed(slices));
+        if let Some(slice) = self.only_slice(slices, batch, rows.clone(), ended) {
+            self.pending.0.extend(rows.map(|row| row as u32));
+            self.memo.numbers(batch, &self.pending.0, &mut self.keys, &mut self.pending.1);
+            self.panes.places(slice.number, &mut self.pending.1);
+            self.flush(batch);
+            return;
+        }
         let mut slice = Slice { number: 0, start: 0, end: 0, first: 0, last: -1 };
         let flagged = batch.flags.is_some();
         for row in rows {
@@ -241,6 +248,19 @@ impl WindowOperator {
         self.flush(batch);
     }
 
+    /// The slice around all of `rows`, if it is one whose windows have not fired and nothing needs to be known of single rows.
+    fn only_slice(&self, slices: &Slices, batch: &Batch, rows: impl Iterator<Item = usize>, ended: i64) -> Option<Slice> {
+        if batch.flags.is_some() || self.apart {
+            return None;
+        }
+        let (earliest, latest) = rows.fold((i64::MAX, i64::MIN), |(earliest, latest), row| {
+            let time = batch.time[row];
+            (earliest.min(time), latest.max(time))
+        });
+        let slice = slices.around(earliest);
+        (latest < slice.end && slice.first <= slice.last && slice.first > ended).then_some(slice)
+    }
+
     fn push_sessions(&mut self, batch: &Batch, rows: impl Iterator<Item = usize>, out: &mut Vec<Output>) {
         for row in rows.filter(|row| !batch.flags(*row).has(Flags::FUTURE)) {
             let before = out.len();
@@ -268,6 +288,11 @@ impl WindowOperator {
     /// From here on, late rows are no results: their places are kept for [`Self::take_late_rows`].
     pub fn keep_late_rows(&mut self) {
         self.late_rows.get_or_insert_default();
+    }
+
+    /// From here on, results have no id.
+    pub fn without_ids(&mut self) {
+        self.maker.without_ids();
     }
 
     /// The places of the rows that were late since they were last taken.
@@ -523,20 +548,28 @@ impl WindowOperator {
         }
     }
 
-    /// Goes on from a checkpoint, in an operator that has seen nothing.
+    /// Whether a checkpoint is of windows like these.
     ///
     /// # Errors
-    /// A checkpoint of windows of another size, or with other aggregates; the operator then starts anew.
-    pub fn restore(&mut self, state: WindowState) -> Result<(), WindowError> {
+    /// It is of windows of another size, or with other aggregates.
+    pub fn fits(&self, state: &WindowState) -> Result<(), WindowError> {
         let plan = self.panes.plan();
         let fits = state.keys.iter().flat_map(|key| &key.panes).all(|(_, pane)| plan.fits(pane))
             && state.sessions.fit(plan, self.config().group_by.len());
         let same_keys = state.keys.iter().all(|key| key.key.len() == self.config().group_by.len());
-        if state.cut != self.slices.as_ref().map(Slices::signature) || !fits || !same_keys {
-            let message =
-                format!("window `{}` was configured otherwise when its state was saved: it starts anew", self.config().id);
-            return Err(WindowError { key: "windows", message });
+        if state.cut == self.slices.as_ref().map(Slices::signature) && fits && same_keys {
+            return Ok(());
         }
+        let message = format!("window `{}` was configured otherwise when its state was saved: it starts anew", self.config().id);
+        Err(WindowError { key: "windows", message })
+    }
+
+    /// Goes on from a checkpoint, in an operator that has seen nothing.
+    ///
+    /// # Errors
+    /// One that does not [fit](Self::fits); the operator then starts anew.
+    pub fn restore(&mut self, state: WindowState) -> Result<(), WindowError> {
+        self.fits(&state)?;
         for KeyState { key, panes, spoken } in state.keys {
             let number = self.keys.number(key.iter().map(Option::as_ref));
             for (slice, pane) in panes {

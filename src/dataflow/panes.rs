@@ -108,6 +108,13 @@ impl Panes {
         self.place_slow(key, slice)
     }
 
+    /// The same for many: keys come, places go.
+    pub fn places(&mut self, slice: i64, keys: &mut [u32]) {
+        for key in keys {
+            *key = self.place(*key, slice);
+        }
+    }
+
     fn place_slow(&mut self, key: u32, slice: i64) -> u32 {
         if self.lines.len() <= key as usize {
             self.lines.resize_with(key as usize + 1, Line::default);

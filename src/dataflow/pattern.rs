@@ -275,7 +275,7 @@ impl PatternOperator {
         self.counters.late += 1;
         let id = format!("late:{}:{}:{}", self.pipeline, self.config.id, row.seq.0);
         let at = row.seq;
-        let body = Body::Late(LateRow { window: Arc::clone(&self.config.id), row });
+        let body = Body::Late(Box::new(LateRow { window: Arc::clone(&self.config.id), row }));
         out.push(Output::new(id, &self.pipeline, at, body));
     }
 

@@ -147,20 +147,30 @@ impl Watermarks {
         let (mut newest, mut watermark, mut behind) = (partition.newest, partition.watermark.0, partition.behind);
         let mut future = Vec::new();
         after.reserve(batch.rows());
-        for (row, time) in batch.time.iter().copied().enumerate() {
-            if time > limit {
-                future.push(row);
-            } else {
-                newest = newest.max(time);
-                if let Some(delay_ns) = delay_ns {
-                    watermark = watermark.max(newest.saturating_sub(delay_ns));
+        let all_count = !behind && batch.time.iter().all(|time| *time <= limit);
+        if let (Some(delay_ns), true) = (delay_ns, all_count) {
+            after.extend(batch.time.iter().map(|time| {
+                newest = newest.max(*time);
+                combined = combined.max(watermark.max(newest.saturating_sub(delay_ns)).min(others));
+                combined
+            }));
+            watermark = watermark.max(newest.saturating_sub(delay_ns));
+        } else {
+            for (row, time) in batch.time.iter().copied().enumerate() {
+                if time > limit {
+                    future.push(row);
+                } else {
+                    newest = newest.max(time);
+                    if let Some(delay_ns) = delay_ns {
+                        watermark = watermark.max(newest.saturating_sub(delay_ns));
+                    }
+                    behind &= watermark < combined;
+                    if !behind {
+                        combined = combined.max(watermark.min(others));
+                    }
                 }
-                behind &= watermark < combined;
-                if !behind {
-                    combined = combined.max(watermark.min(others));
-                }
+                after.push(combined);
             }
-            after.push(combined);
         }
         partition.newest = newest;
         partition.behind = behind;

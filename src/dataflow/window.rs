@@ -49,7 +49,7 @@ pub enum Accumulation {
 }
 
 /// A window specification.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WindowConfig {
     /// The configured id.
     pub id: Arc<str>,

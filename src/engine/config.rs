@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A stream and what is kept of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StreamConfig {
     /// The shape of its rows.
     pub stream: Arc<Stream>,
@@ -26,7 +26,7 @@ pub struct StreamConfig {
 }
 
 /// A pipeline.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PipelineConfig {
     /// Its name.
     pub id: Arc<str>,
@@ -34,6 +34,8 @@ pub struct PipelineConfig {
     pub stream: Arc<str>,
     /// The sinks it feeds; `None` = all.
     pub sinks: Option<Vec<Arc<str>>>,
+    /// Threads that the keys of its windows are spread over.
+    pub parallelism: usize,
     /// Only rows for which this holds go on.
     pub filter: Option<String>,
     /// Computed signals: name and expression, each seeing those before it.
@@ -53,7 +55,7 @@ pub struct PipelineConfig {
 }
 
 /// A voxel grid.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GridSource {
     /// The grid.
     pub grid: GridConfig,
@@ -72,7 +74,7 @@ pub struct GridSource {
 }
 
 /// The whole engine.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct EngineConfig {
     /// All streams.
     pub streams: Vec<StreamConfig>,

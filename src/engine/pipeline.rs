@@ -4,10 +4,10 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{PipelineConfig, Step, alarms::Alarms, space::GridLane};
+use super::{OperatorCounters, PipelineConfig, Step, Stopwatch, alarms::Alarms, meter::Meter, space::GridLane};
 use crate::{
     dataflow::{
-        Flow, WindowOperator, drive,
+        Flow, SpreadWindows, drive,
         join::JoinOperator,
         pattern::PatternOperator,
         timed::{Join, Pattern},
@@ -69,7 +69,7 @@ pub struct Pipeline {
     /// In the configured order.
     pub checkpoints: Vec<Checkpoint>,
     /// In the configured order.
-    pub windows: Vec<WindowOperator>,
+    pub windows: Vec<SpreadWindows>,
     /// The other stream of each join.
     pub join_with: Vec<Arc<str>>,
     /// In the configured order.
@@ -84,6 +84,7 @@ pub struct Pipeline {
     pub grids: Vec<GridLane>,
     filter: Option<Expr>,
     derive: Vec<Expr>,
+    meter: Meter,
     scratch: Scratch,
     bools: Bools,
 }
@@ -133,6 +134,7 @@ impl Pipeline {
             grids: Vec::new(),
             filter,
             derive,
+            meter: Meter::new(),
             scratch: Scratch::default(),
             bools: Bools::default(),
         };
@@ -141,7 +143,8 @@ impl Pipeline {
             pipeline.checkpoints.push(built);
         }
         for window in &config.windows {
-            let built = WindowOperator::new(id(), window.clone(), &stream).map_err(|error| place("windows", &error))?;
+            let built =
+                SpreadWindows::new(&config.id, window, &stream, config.parallelism).map_err(|error| place("windows", &error))?;
             pipeline.windows.push(built);
         }
         for (with, join) in &config.joins {
@@ -162,11 +165,38 @@ impl Pipeline {
             let built = Threshold::new(threshold.clone(), &stream).map_err(|error| place(&threshold.name, &error))?;
             pipeline.thresholds.push(built);
         }
+        pipeline.meter_operators(config);
         Ok(pipeline)
+    }
+
+    /// In the order in which rows go through them.
+    fn meter_operators(&mut self, config: &PipelineConfig) {
+        let meter = &mut self.meter;
+        if self.filter.is_some() {
+            meter.add("filter", &self.id);
+        }
+        config.derive.iter().for_each(|(name, _)| meter.add("derive", name));
+        self.checkpoints.iter().for_each(|one| meter.add("checkpoint", one.name()));
+        self.windows.iter().for_each(|one| meter.add("window", &one.config().id));
+        self.joins.iter().for_each(|one| meter.add("join", &one.config().id));
+        self.patterns.iter().for_each(|one| meter.add("pattern", &one.config().id));
+        self.charts.iter().for_each(|one| meter.add("chart", one.id()));
+        self.thresholds.iter().for_each(|one| meter.add("threshold", one.name()));
+    }
+
+    /// From here on, operators' time is taken by `stopwatch`.
+    pub fn set_stopwatch(&mut self, stopwatch: Stopwatch) {
+        self.meter.set_stopwatch(stopwatch);
+    }
+
+    /// What went through each operator since the program started.
+    pub fn operators(&self) -> &[OperatorCounters] {
+        self.meter.operators()
     }
 
     /// Adds a grid that is fed after the gate.
     pub fn add_grid(&mut self, lane: GridLane) {
+        self.meter.add("voxels", &lane.id);
         self.grids.push(lane);
     }
 
@@ -180,25 +210,41 @@ impl Pipeline {
         self.counters.last_activity = batch.arrival;
         let mut rows: Option<Vec<usize>> = None;
         let passed = self.filtered(batch, &mut rows);
-        let derived = derive(&self.derive, &self.stream, passed, &mut self.scratch);
+        let derived = self.derived(passed);
         let gated = self.gate(derived, &mut rows, emit, alarms, &mut out, step);
         let (gated, places) = (gated.as_ref(), rows.as_deref());
-        for window in &mut self.windows {
-            drive(window, gated, places, flow, &mut out);
+        let meter = &mut self.meter;
+        for (place, window) in (meter.first("window")..).zip(&mut self.windows) {
+            let lap = meter.lap(out.len());
+            window.drive(gated, places, flow, &mut out);
+            meter.done(place, lap, gated.rows(), out.len(), 0);
         }
-        for (join, right) in self.joins.iter_mut().zip(rights) {
+        for (place, (join, right)) in (meter.first("join")..).zip(self.joins.iter_mut().zip(rights)) {
+            let lap = meter.lap(out.len());
             drive(&mut Join::left(join, *right), gated, places, flow, &mut out);
+            meter.done(place, lap, gated.rows(), out.len(), 0);
         }
-        for pattern in &mut self.patterns {
+        for (place, pattern) in (meter.first("pattern")..).zip(&mut self.patterns) {
+            let (lap, failed) = (meter.lap(out.len()), pattern.counters().errors);
             drive(&mut Pattern(pattern), gated, places, flow, &mut out);
+            meter.done(place, lap, gated.rows(), out.len(), pattern.counters().errors - failed);
         }
-        self.chart(gated, emit, alarms, &mut out);
-        for threshold in &mut self.thresholds {
+        for (place, chart) in (meter.first("chart")..).zip(&mut self.charts) {
+            let lap = meter.lap(out.len());
+            chart.push(gated, 0..gated.rows(), chart_emit(emit), &mut out);
+            alarms.onsets(&self.id, chart.drain_onsets(), &mut out);
+            meter.done(place, lap, gated.rows(), out.len(), 0);
+        }
+        for (place, threshold) in (meter.first("threshold")..).zip(&mut self.thresholds) {
+            let lap = meter.lap(out.len());
             threshold.push(&self.id, gated, &mut alarms.book, &mut out);
+            meter.done(place, lap, gated.rows(), out.len(), 0);
         }
-        for lane in &mut self.grids {
+        for (place, lane) in (meter.first("voxels")..).zip(&mut self.grids) {
+            let lap = meter.lap(out.len());
             out.extend(lane.fill(&self.id, (gated, places), batch, emit));
             lane.advance(Timestamp(flow.last()));
+            meter.done(place, lap, gated.rows(), out.len(), 0);
         }
         self.finish(out, step);
     }
@@ -209,9 +255,11 @@ impl Pipeline {
             return;
         }
         let mut out = Vec::new();
-        for (join, with) in self.joins.iter_mut().zip(&self.join_with) {
+        for (place, (join, with)) in (self.meter.first("join")..).zip(self.joins.iter_mut().zip(&self.join_with)) {
             if **with == *batch.stream.id {
+                let lap = self.meter.lap(out.len());
                 drive(&mut Join::right(join, left), batch, None, flow, &mut out);
+                self.meter.done(place, lap, batch.rows(), out.len(), 0);
             }
         }
         self.finish(out, step);
@@ -223,14 +271,21 @@ impl Pipeline {
             return;
         }
         let mut out = Vec::new();
-        for window in &mut self.windows {
+        let meter = &mut self.meter;
+        for (place, window) in (meter.first("window")..).zip(&mut self.windows) {
+            let lap = meter.lap(out.len());
             window.advance(watermark, &mut out);
+            meter.done(place, lap, 0, out.len(), 0);
         }
-        for (join, right) in self.joins.iter_mut().zip(rights) {
+        for (place, (join, right)) in (meter.first("join")..).zip(self.joins.iter_mut().zip(rights)) {
+            let lap = meter.lap(out.len());
             join.advance(Timestamp(watermark.0.min(*right)), &mut out);
+            meter.done(place, lap, 0, out.len(), 0);
         }
-        for pattern in &mut self.patterns {
+        for (place, pattern) in (meter.first("pattern")..).zip(&mut self.patterns) {
+            let lap = meter.lap(out.len());
             pattern.advance(watermark, &mut out);
+            meter.done(place, lap, 0, out.len(), 0);
         }
         for lane in &mut self.grids {
             lane.advance(watermark);
@@ -247,9 +302,11 @@ impl Pipeline {
             return;
         }
         let mut out = Vec::new();
-        for (join, with) in self.joins.iter_mut().zip(&self.join_with) {
+        for (place, (join, with)) in (self.meter.first("join")..).zip(self.joins.iter_mut().zip(&self.join_with)) {
             if **with == *stream {
+                let lap = self.meter.lap(out.len());
                 join.advance(Timestamp(watermark), &mut out);
+                self.meter.done(place, lap, 0, out.len(), 0);
             }
         }
         for output in &mut out {
@@ -261,8 +318,10 @@ impl Pipeline {
     /// All partitions of the stream are silent: windows that are open say what they have.
     pub fn close(&mut self, at: Seq, step: &mut Step) {
         let mut out = Vec::new();
-        for window in &mut self.windows {
+        for (place, window) in (self.meter.first("window")..).zip(&mut self.windows) {
+            let lap = self.meter.lap(out.len());
             window.fire_open(&mut out);
+            self.meter.done(place, lap, 0, out.len(), 0);
         }
         for output in &mut out {
             output.at = at;
@@ -277,34 +336,46 @@ impl Pipeline {
             self.advance(Timestamp::MAX, &rights, at, step);
         }
         let mut out = Vec::new();
-        for chart in &mut self.charts {
+        for (place, chart) in (self.meter.first("chart")..).zip(&mut self.charts) {
+            let lap = self.meter.lap(out.len());
             chart.finish(flush, chart_emit(emit), at, &mut out);
             alarms.onsets(&self.id, chart.drain_onsets(), &mut out);
+            self.meter.done(place, lap, 0, out.len(), 0);
         }
         self.finish(out, step);
     }
 
-    fn chart(&mut self, batch: &Batch, emit: Emit, alarms: &mut Alarms, out: &mut Vec<Output>) {
-        for chart in &mut self.charts {
-            chart.push(batch, 0..batch.rows(), chart_emit(emit), out);
-            alarms.onsets(&self.id, chart.drain_onsets(), out);
-        }
-    }
-
     fn filtered<'b>(&mut self, batch: &'b Batch, rows: &mut Option<Vec<usize>>) -> Cow<'b, Batch> {
         let Some(filter) = &self.filter else { return Cow::Borrowed(batch) };
+        let lap = self.meter.lap(0);
         filter.eval_bool(batch, 0..batch.rows(), &mut self.scratch, &mut self.bools);
         let kept = self.bools.count_true();
         let failed = self.bools.count_errors();
         self.counters.failed += failed as u64;
         self.counters.filtered += (batch.rows() - kept - failed) as u64;
-        if kept == batch.rows() {
-            return Cow::Borrowed(batch);
+        let passed = if kept == batch.rows() {
+            Cow::Borrowed(batch)
+        } else {
+            let keep: Vec<usize> = (0..batch.rows()).filter(|row| self.bools.holds(*row)).collect();
+            let taken = batch.take(&keep);
+            *rows = Some(keep);
+            Cow::Owned(taken)
+        };
+        self.meter.done(self.meter.first("filter"), lap, batch.rows(), kept, failed as u64);
+        passed
+    }
+
+    fn derived<'b>(&mut self, batch: Cow<'b, Batch>) -> Cow<'b, Batch> {
+        if self.derive.is_empty() {
+            return batch;
         }
-        let keep: Vec<usize> = (0..batch.rows()).filter(|row| self.bools.holds(*row)).collect();
-        let taken = batch.take(&keep);
-        *rows = Some(keep);
-        Cow::Owned(taken)
+        let (meter, count) = (&mut self.meter, batch.rows());
+        let (mut place, mut lap) = (meter.first("derive"), meter.lap(0));
+        derive(&self.derive, &self.stream, batch, &mut self.scratch, |column| {
+            let failed = column.iter().filter(|value| value.is_nan()).count();
+            meter.done(place, lap, count, count - failed, failed as u64);
+            (place, lap) = (place + 1, meter.lap(0));
+        })
     }
 
     fn gate<'b>(
@@ -320,10 +391,13 @@ impl Pipeline {
             return batch;
         }
         let mut batch = batch.into_owned();
-        for checkpoint in &mut self.checkpoints {
+        for (place, checkpoint) in (self.meter.first("checkpoint")..).zip(&mut self.checkpoints) {
+            let (lap, count) = (self.meter.lap(0), batch.rows());
             let verdict = checkpoint.judge(&self.id, &mut batch, emit, &mut self.scratch, &mut alarms.book, out);
             self.counters.flagged += verdict.flagged;
-            self.counters.rejected += verdict.rejected.len() as u64;
+            let refused = verdict.rejected.len();
+            self.counters.rejected += refused as u64;
+            self.meter.done(place, lap, count, count - refused, refused as u64);
             if verdict.rejected.is_empty() {
                 continue;
             }
@@ -351,7 +425,7 @@ impl Pipeline {
     /// and nothing follows. The filter is not asked.
     pub fn validate(&self, batch: &Batch, checkpoint: Option<&str>) -> Vec<BTreeMap<Arc<str>, bool>> {
         let mut scratch = Scratch::default();
-        let batch = derive(&self.derive, &self.stream, Cow::Borrowed(batch), &mut scratch);
+        let batch = derive(&self.derive, &self.stream, Cow::Borrowed(batch), &mut scratch, |_| {});
         (0..batch.rows()).map(|row| validate(&self.checkpoints, checkpoint, &batch, row, &mut scratch)).collect()
     }
 
@@ -378,13 +452,20 @@ impl Pipeline {
 }
 
 /// `batch` with its derived signals, as rows of `stream`.
-fn derive<'b>(derive: &[Expr], stream: &Arc<Stream>, batch: Cow<'b, Batch>, scratch: &mut Scratch) -> Cow<'b, Batch> {
+fn derive<'b>(
+    derive: &[Expr],
+    stream: &Arc<Stream>,
+    batch: Cow<'b, Batch>,
+    scratch: &mut Scratch,
+    mut done: impl FnMut(&[f64]),
+) -> Cow<'b, Batch> {
     if derive.is_empty() {
         return batch;
     }
     let mut batch = batch.into_owned();
     for expr in derive {
         let column = expr.eval_number(&batch, 0..batch.rows(), scratch).to_vec();
+        done(&column);
         batch.signals.push(column);
     }
     batch.stream = Arc::clone(stream);

@@ -79,7 +79,7 @@ pub enum InboxError {
 }
 
 /// A checked source of the configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SourceConfig {
     /// The name in `[sources.*]`.
     pub id: Arc<str>,
@@ -88,7 +88,7 @@ pub struct SourceConfig {
 }
 
 /// The kinds of sources.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceKind {
     /// A serial line.
     Serial(SerialConfig),
@@ -98,6 +98,18 @@ pub enum SourceKind {
     Kafka(KafkaConfig),
     /// A file of lines.
     File(FileConfig),
+}
+
+impl SourceKind {
+    /// The word in `type`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Serial(_) => "serial",
+            Self::Mqtt(_) => "mqtt",
+            Self::Kafka(_) => "kafka",
+            Self::File(_) => "file",
+        }
+    }
 }
 
 /// Runs a source until `shutdown` turns true (its sender dropped counts as true) or the inbox closes. Returns once everything handed on is

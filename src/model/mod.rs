@@ -11,14 +11,16 @@
 
 mod batch;
 mod input;
+mod named;
 mod output;
 mod stream;
 mod time;
 
 pub use batch::{Batch, Flags, NO_LAYER, NO_TAG, Origin, Positions, Row, TagColumn};
 pub use input::{Input, ORDER_BYTES_MAX, Order, Seq};
+pub use named::{Key, Named, Values};
 pub use output::{
-    Alert, Body, Capability, CheckpointResult, IndexedViolation, JoinResult, Key, LateRow, Limits, Number, Output, PatternMatch,
+    Alert, Body, Capability, CheckpointResult, IndexedViolation, JoinResult, LateRow, Limits, Number, Output, PatternMatch,
     Severity, SpcPoint, Spread, VoxelState, VoxelUpdate, WindowResult,
 };
 pub use stream::{MissingTime, Signal, Stream, TimeUnit};

@@ -4,10 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Row, Seq, Timestamp};
-
-/// The values of the grouping tags, by tag name.
-pub type Key = BTreeMap<Arc<str>, Option<Arc<str>>>;
+use super::{Key, Named, Row, Seq, Timestamp, Values};
 
 /// A result: what the outbox holds and sinks receive.
 ///
@@ -40,12 +37,12 @@ impl Output {
 #[allow(missing_docs)]
 pub enum Body {
     Window(WindowResult),
-    Late(LateRow),
-    Join(JoinResult),
+    Late(Box<LateRow>),
+    Join(Box<JoinResult>),
     Spc(Box<SpcPoint>),
     Limits(Box<Limits>),
     Capability(Box<Capability>),
-    Checkpoint(CheckpointResult),
+    Checkpoint(Box<CheckpointResult>),
     Pattern(PatternMatch),
     Alert(Alert),
     VoxelUpdate(VoxelUpdate),
@@ -110,15 +107,19 @@ pub struct WindowResult {
     /// The group; empty without `group_by`.
     pub key: Key,
     /// The aggregates by their configured names.
-    pub values: BTreeMap<Arc<str>, Number>,
+    pub values: Values,
     /// 0 for the first firing; each later one counts up.
     pub revision: u32,
     /// The ids of the sessions that this one swallowed after they had fired.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<String>,
     /// The error bound of each `quantile` value: relative, as a fraction.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub errors: BTreeMap<Arc<str>, f64>,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub errors: Named<f64>,
+}
+
+fn is_empty(errors: &Named<f64>) -> bool {
+    errors.is_empty()
 }
 
 /// A row that came after every window it belongs to had been freed.

@@ -1,11 +1,9 @@
-//! The windows of a step, spread over threads by key.
+//! The windows of a step, their keys spread over threads that live as long as the step.
 //!
-//! Each shard has the windows of its own keys, and sees the watermark along all rows. A row belongs to one shard; what it causes at once comes
-//! from there, in order. What the watermark causes comes from all shards, and is put in the order end, start, key, which is that of one
-//! operator. So the number of shards changes nothing of what is put out.
+//! The thread of the flow reads the columns of the next chunks while these threads are at work on the ones before: chunks wait in a queue of
+//! [`AHEAD_MAX`], so that neither waits for the other at each chunk. What comes out is merged as in [`crate::dataflow::spread`].
 
 use std::{
-    hash::{BuildHasher, Hasher},
     sync::{
         Arc,
         mpsc::{Receiver, Sender, channel},
@@ -13,13 +11,17 @@ use std::{
     thread,
 };
 
-use rustc_hash::FxBuildHasher;
-
 use super::{chunk::Turn, error::ProcessorError};
 use crate::{
-    dataflow::{Flow, WindowConfig, WindowError, WindowOperator, WindowState, drive::drive_some},
-    model::{Batch, Body, Output, Seq, Stream, Timestamp, WindowResult},
+    dataflow::{
+        Flow, WindowConfig, WindowError, WindowOperator, WindowState,
+        spread::{Part, merged, rows_of, shard_of_key},
+    },
+    model::{Batch, Output, Seq, Stream, Timestamp},
 };
+
+/// Chunks that are under way at most.
+pub const AHEAD_MAX: usize = 4;
 
 /// What is to be done besides the rows.
 #[derive(Debug)]
@@ -41,23 +43,29 @@ pub struct Outcome {
     pub open: u64,
 }
 
-/// Results of one shard, and which of them the watermark caused.
+/// What came of a batch in one shard.
 #[derive(Debug, Default)]
-struct Part {
-    outputs: Vec<Output>,
-    caused_by_watermark: Vec<bool>,
+struct Share {
+    part: Part,
     late: Vec<u32>,
     open: u64,
 }
 
+/// Columns of a chunk, and the hashes of the rows' keys if there are several shards.
+#[derive(Debug)]
+pub struct Columns {
+    pub batch: Batch,
+    pub hashes: Vec<u64>,
+}
+
 enum Order {
-    Rows { batch: Arc<Batch>, rows: Vec<u32>, job: Arc<Job> },
+    Rows { columns: Arc<Columns>, job: Arc<Job> },
     Snapshot,
     Restore(Box<WindowState>),
 }
 
 enum Answer {
-    Part(Box<Part>),
+    Share(Box<Share>),
     Snapshot(Box<WindowState>),
     Restored(Result<(), WindowError>),
 }
@@ -77,9 +85,9 @@ pub struct Shards {
     crew: Crew,
     group_by: Vec<Arc<str>>,
     /// What the only shard has ready.
-    ready: Option<Part>,
-    /// A batch that comes back when shards are done, to be filled again.
-    lent: Option<Arc<Batch>>,
+    ready: Option<Share>,
+    /// Columns that come back when shards are done, to be filled again.
+    lent: Vec<Arc<Columns>>,
 }
 
 /// One operator and its counting.
@@ -87,39 +95,25 @@ struct Shard {
     operator: WindowOperator,
     jobs: u64,
     open: u64,
+    /// Which of how many.
+    number: (usize, usize),
+    rows: Vec<u32>,
 }
 
 /// Windows are counted once in so many jobs.
 const COUNTED_EVERY: u64 = 64;
-
-/// The hash that decides on the shard of a text: the same in every run.
-pub fn shard_of_text(text: Option<&str>) -> u64 {
-    let mut hasher = FxBuildHasher.build_hasher();
-    hasher.write(text.unwrap_or_default().as_bytes());
-    hasher.write_u8(u8::from(text.is_some()));
-    hasher.finish()
-}
-
-fn shard_of(hash: u64, shards: usize) -> usize {
-    // The low bits of this hash are the weak ones.
-    ((u128::from(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * shards as u128) >> 64) as usize
-}
-
-fn shard_of_key(key: &[Option<Arc<str>>], shards: usize) -> usize {
-    let hash = key.iter().fold(0_u64, |hash, text| hash.rotate_left(5) ^ shard_of_text(text.as_deref()));
-    shard_of(hash, shards)
-}
 
 fn gone<E>(_: E) -> ProcessorError {
     ProcessorError::Failed("a thread of a window step ended".into())
 }
 
 impl Shard {
-    fn work(&mut self, batch: &Batch, rows: Option<&[u32]>, job: &Job) -> Part {
+    fn work(&mut self, columns: &Columns, job: &Job) -> Share {
+        let Columns { batch, hashes } = columns;
         self.operator.codes_last(job.texts_since);
-        let mut part = Part::default();
-        let mut fired = Vec::new();
-        drive_some(&mut self.operator, batch, rows, job.places.as_deref(), &job.flow, &mut part.outputs, |range| fired.push(range));
+        let (number, count) = self.number;
+        let some = (count > 1).then(|| rows_of(hashes, number, count, &mut self.rows));
+        let mut part = Part::driven(&mut self.operator, batch, some, job.places.as_deref(), &job.flow);
         let before = part.outputs.len();
         match job.turn {
             Turn::Go | Turn::Idle(_) | Turn::Flush => {}
@@ -132,28 +126,23 @@ impl Shard {
         }
         let behind = Seq(job.flow.after.len() as u64);
         part.outputs[before..].iter_mut().for_each(|output| output.at = behind);
-        fired.push(before..part.outputs.len());
-        part.caused_by_watermark = vec![false; part.outputs.len()];
-        for range in fired {
-            part.caused_by_watermark[range].fill(true);
-        }
-        part.late = self.operator.take_late_rows();
+        part.caused_by_watermark.resize(part.outputs.len(), true);
+        let late = self.operator.take_late_rows();
         self.jobs += 1;
         if self.jobs % COUNTED_EVERY == 1 || !matches!(job.turn, Turn::Go | Turn::Flush) {
             self.open = self.operator.open_count() as u64;
         }
-        part.open = self.open;
-        part
+        Share { part, late, open: self.open }
     }
 }
 
 fn serve(mut shard: Shard, orders: &Receiver<Order>, answers: &Sender<Answer>) {
     while let Ok(order) = orders.recv() {
         let answer = match order {
-            Order::Rows { batch, rows, job } => {
-                let part = shard.work(&batch, Some(&rows), &job);
-                drop((batch, job));
-                Answer::Part(Box::new(part))
+            Order::Rows { columns, job } => {
+                let share = shard.work(&columns, &job);
+                drop((columns, job));
+                Answer::Share(Box::new(share))
             }
             Order::Snapshot => Answer::Snapshot(Box::new(shard.operator.snapshot())),
             Order::Restore(state) => Answer::Restored(shard.operator.restore(*state)),
@@ -167,17 +156,18 @@ fn serve(mut shard: Shard, orders: &Receiver<Order>, answers: &Sender<Answer>) {
 impl Shards {
     /// As many operators of `config`, each on a thread of its own unless it is the only one.
     pub fn new(id: &Arc<str>, config: &WindowConfig, stream: &Stream, count: usize) -> Result<Self, WindowError> {
-        let make = || -> Result<Shard, WindowError> {
+        let make = |number: usize| -> Result<Shard, WindowError> {
             let mut operator = WindowOperator::new(Arc::clone(id), config.clone(), stream)?;
             operator.keep_late_rows();
-            Ok(Shard { operator, jobs: 0, open: 0 })
+            operator.without_ids();
+            Ok(Shard { operator, jobs: 0, open: 0, number: (number, count), rows: Vec::new() })
         };
         let crew = if count <= 1 {
-            Crew::One(Box::new(make()?))
+            Crew::One(Box::new(make(0)?))
         } else {
             let mut workers = Vec::new();
             for number in 0..count {
-                let shard = make()?;
+                let shard = make(number)?;
                 let ((orders, inbox), (outbox, answers)) = (channel(), channel());
                 let thread = thread::Builder::new().name(format!("windows-{number}"));
                 thread.spawn(move || serve(shard, &inbox, &outbox)).map_err(|error| WindowError {
@@ -188,7 +178,7 @@ impl Shards {
             }
             Crew::Many(workers)
         };
-        Ok(Self { crew, group_by: config.group_by.clone(), ready: None, lent: None })
+        Ok(Self { crew, group_by: config.group_by.clone(), ready: None, lent: Vec::new() })
     }
 
     pub fn count(&self) -> usize {
@@ -198,57 +188,44 @@ impl Shards {
         }
     }
 
-    /// Begins with `batch`, whose rows have these hashes if there are several shards. What comes of it is to be waited for before the next one.
-    pub fn begin(&mut self, batch: &mut Batch, hashes: &[u64], job: Job) -> Result<(), ProcessorError> {
+    /// Begins with `columns`, and gives others to be filled. What comes of it is to be waited for in the order of beginning: at once if there
+    /// is one shard.
+    pub fn begin(&mut self, columns: Columns, job: Job) -> Result<Columns, ProcessorError> {
         let workers = match &mut self.crew {
             Crew::One(shard) => {
-                self.ready = Some(shard.work(batch, None, &job));
-                return Ok(());
+                self.ready = Some(shard.work(&columns, &job));
+                return Ok(columns);
             }
             Crew::Many(workers) => workers,
         };
-        let mut rows: Vec<Vec<u32>> = vec![Vec::with_capacity(hashes.len() / workers.len() + hashes.len() / 8); workers.len()];
-        for (row, hash) in (0..).zip(hashes) {
-            rows[shard_of(*hash, workers.len())].push(row);
+        let free = self.lent.iter().position(|lent| Arc::strong_count(lent) == 1);
+        let empty = free.and_then(|at| Arc::into_inner(self.lent.swap_remove(at)));
+        let empty = empty.unwrap_or_else(|| Columns { batch: emptied(&columns.batch), hashes: Vec::new() });
+        let (columns, job) = (Arc::new(columns), Arc::new(job));
+        for worker in workers {
+            worker.orders.send(Order::Rows { columns: Arc::clone(&columns), job: Arc::clone(&job) }).map_err(gone)?;
         }
-        // The columns of the batch before last are filled next.
-        let empty = self.lent.take().and_then(Arc::into_inner).unwrap_or_else(|| emptied(batch));
-        let batch = Arc::new(std::mem::replace(batch, empty));
-        let job = Arc::new(job);
-        for (worker, rows) in workers.iter().zip(rows) {
-            worker.orders.send(Order::Rows { batch: Arc::clone(&batch), rows, job: Arc::clone(&job) }).map_err(gone)?;
-        }
-        self.lent = Some(batch);
-        Ok(())
+        self.lent.push(columns);
+        Ok(empty)
     }
 
-    /// What came of the last batch.
+    /// What came of the first batch that has not been waited for.
     pub fn wait(&mut self) -> Result<Outcome, ProcessorError> {
         let Crew::Many(workers) = &mut self.crew else {
-            let part = self.ready.take().unwrap_or_default();
-            return Ok(Outcome { outputs: part.outputs, late: part.late, open: part.open });
+            let share = self.ready.take().unwrap_or_default();
+            return Ok(Outcome { outputs: share.part.outputs, late: share.late, open: share.open });
         };
         let mut outcome = Outcome::default();
-        let mut outputs = Vec::new();
+        let mut parts = Vec::with_capacity(workers.len());
         for worker in workers {
-            let Answer::Part(part) = worker.answers.recv().map_err(gone)? else { return Err(gone(())) };
-            outcome.open += part.open;
-            outcome.late.extend(part.late);
-            outputs.extend(part.outputs.into_iter().zip(part.caused_by_watermark));
+            let Answer::Share(share) = worker.answers.recv().map_err(gone)? else { return Err(gone(())) };
+            outcome.open += share.open;
+            outcome.late.extend(share.late);
+            parts.push(share.part);
         }
         outcome.late.sort_unstable();
-        outputs.sort_by(|(left, left_fired), (right, right_fired)| {
-            let order = (left.at, left_fired).cmp(&(right.at, right_fired));
-            if *left_fired { order.then_with(|| self.order_of(left).cmp(&self.order_of(right))) } else { order }
-        });
-        outcome.outputs = outputs.into_iter().map(|(output, _)| output).collect();
+        outcome.outputs = merged(parts, &self.group_by);
         Ok(outcome)
-    }
-
-    fn order_of<'o>(&self, output: &'o Output) -> Option<(Timestamp, Timestamp, Vec<Option<&'o str>>)> {
-        let Body::Window(WindowResult { start, end, key, .. }) = &output.body else { return None };
-        let texts = self.group_by.iter().map(|name| key.get(name).and_then(Option::as_deref));
-        Some((*end, *start, texts.collect()))
     }
 
     /// The state of all shards, as one operator would have it.
@@ -280,7 +257,7 @@ impl Shards {
             workers[number].orders.send(Order::Restore(Box::new(part))).map_err(gone)?;
             match workers[number].answers.recv().map_err(gone)? {
                 Answer::Restored(done) => done.map_err(ProcessorError::checkpoint)?,
-                Answer::Part(_) | Answer::Snapshot(_) => return Err(gone(())),
+                Answer::Share(_) | Answer::Snapshot(_) => return Err(gone(())),
             }
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! Windows over rows of one's own type.
 
-use std::{borrow::Cow, hash::Hash, marker::PhantomData, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, hash::Hash, marker::PhantomData, sync::Arc, time::Duration};
 
+use hashbrown::HashTable;
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -9,12 +10,16 @@ use super::{
     chunk::{Chunk, Turn},
     error::ProcessorError,
     life::FlowPlan,
-    shards::{Job, Outcome, Shards, shard_of_text},
+    shards::{AHEAD_MAX, Columns, Job, Outcome, Shards},
     sink::SinkStep,
     step::{AnyChunk, Around, Counts, Step, chunk_of},
 };
 use crate::{
-    dataflow::{Accumulation, Aggregate, Function, WindowConfig, WindowError, aggregate::Column, aggregate::Custom},
+    dataflow::{
+        Accumulation, Aggregate, Function, WindowConfig, WindowError,
+        aggregate::{Column, Custom},
+        spread::{hash_of_text, hash_with},
+    },
     model::{Batch, Body, NO_TAG, Number, Output, Seq, Stream as Shape, TagColumn, WindowResult},
 };
 
@@ -142,7 +147,7 @@ impl Texts {
 
     fn add(&mut self, text: &str) -> u32 {
         self.names.push(text.into());
-        self.hashes.push(shard_of_text(Some(text)));
+        self.hashes.push(hash_of_text(Some(text)));
         (self.names.len() - 1) as u32
     }
 
@@ -154,9 +159,9 @@ impl Texts {
             column.names.clear();
         }
         column.names.extend_from_slice(&self.names[column.names.len()..]);
-        let null = shard_of_text(None);
+        let null = hash_of_text(None);
         for (hash, code) in hashes.iter_mut().zip(&column.codes) {
-            *hash = hash.rotate_left(5) ^ self.hashes.get(*code as usize).copied().unwrap_or(null);
+            *hash = hash_with(*hash, self.hashes.get(*code as usize).copied().unwrap_or(null));
         }
         self.since
     }
@@ -164,9 +169,65 @@ impl Texts {
 
 struct TextKey<T, F> {
     text_of: F,
-    codes: FxHashMap<Box<str>, u32>,
+    codes: TextCodes,
     texts: Texts,
     rows: PhantomData<fn(&T)>,
+}
+
+/// Codes of texts. Short ones, as nearly all are, are compared as two words.
+#[derive(Default)]
+struct TextCodes {
+    short: HashTable<((u64, u64), u32)>,
+    long: FxHashMap<Box<str>, u32>,
+}
+
+/// A text of up to 15 bytes as two words: its length is in the last byte.
+#[inline]
+fn packed(text: &str) -> Option<(u64, u64)> {
+    let bytes = text.as_bytes();
+    let length = (bytes.len() as u64) << 56;
+    if let (Some((first, _)), Some((_, last))) = (bytes.split_first_chunk::<8>(), bytes.split_last_chunk::<8>()) {
+        // What the first word has of the last one is shifted out.
+        let beyond = 16_u32.checked_sub(bytes.len() as u32).filter(|beyond| *beyond > 0)?;
+        let last = u64::from_le_bytes(*last).checked_shr(8 * beyond).unwrap_or(0);
+        return Some((u64::from_le_bytes(*first), last | length));
+    }
+    if let (Some((first, _)), Some((_, last))) = (bytes.split_first_chunk::<4>(), bytes.split_last_chunk::<4>()) {
+        return Some((u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last)), length));
+    }
+    Some((bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), length))
+}
+
+/// A hash of two words of which every bit counts: both halves of their product (Yi, wyhash, 2019).
+#[inline]
+fn hash_of((first, last): (u64, u64)) -> u64 {
+    let product = u128::from(first ^ 0x9e37_79b9_7f4a_7c15) * u128::from(last ^ 0xe703_7ed1_a0b4_28db);
+    product as u64 ^ (product >> 64) as u64
+}
+
+impl TextCodes {
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn of(&mut self, text: &str, add: impl FnOnce() -> u32) -> u32 {
+        match packed(text) {
+            Some(words) => {
+                let hash = hash_of(words);
+                if let Some((_, code)) = self.short.find(hash, |(known, _)| *known == words) {
+                    return *code;
+                }
+                let code = add();
+                self.short.insert_unique(hash, (words, code), |(words, _)| hash_of(*words));
+                code
+            }
+            None => self.long.get(text).copied().unwrap_or_else(|| {
+                let code = add();
+                self.long.insert(text.into(), code);
+                code
+            }),
+        }
+    }
 }
 
 struct ValueKey<K, F> {
@@ -184,15 +245,11 @@ where
             self.codes.clear();
             self.texts.forget();
         }
-        for row in rows {
-            let text = (self.text_of)(row);
-            let code = self.codes.get(text).copied().unwrap_or_else(|| {
-                let code = self.texts.add(text);
-                self.codes.insert(text.into(), code);
-                code
-            });
-            column.codes.push(code);
-        }
+        let Self { text_of, codes, texts, .. } = self;
+        column.codes.extend(rows.iter().map(|row| {
+            let text = text_of(row);
+            codes.of(text, || texts.add(text))
+        }));
         self.texts.finish(column, hashes)
     }
 }
@@ -207,22 +264,15 @@ where
             self.codes.clear();
             self.texts.forget();
         }
-        for row in rows {
-            let Some(value) = (self.value_of)(row) else {
-                column.codes.push(NO_TAG);
-                continue;
-            };
-            let texts = &mut self.texts;
-            let code = match self.codes.get(&value) {
-                Some(code) => *code,
-                None => {
-                    let code = texts.add(&value.to_string());
-                    self.codes.insert(value, code);
-                    code
-                }
-            };
-            column.codes.push(code);
-        }
+        let Self { value_of, codes, texts } = self;
+        column.codes.extend(rows.iter().map(|row| {
+            let Some(value) = value_of(row) else { return NO_TAG };
+            codes.get(&value).copied().unwrap_or_else(|| {
+                let code = texts.add(&value.to_string());
+                codes.insert(value, code);
+                code
+            })
+        }));
         self.texts.finish(column, hashes)
     }
 }
@@ -281,7 +331,7 @@ impl<'p, T: Send + 'static> Windowed<'p, T> {
         F: FnMut(&T) -> &str + Send + 'static,
     {
         self.names.push(name.into());
-        self.keys.push(Box::new(TextKey { text_of, codes: FxHashMap::default(), texts: Texts::default(), rows: PhantomData }));
+        self.keys.push(Box::new(TextKey { text_of, codes: TextCodes::default(), texts: Texts::default(), rows: PhantomData }));
         self
     }
 
@@ -320,13 +370,12 @@ struct WindowStep<T> {
     values: Vec<ValueOf<T>>,
     late: Option<Box<dyn Step>>,
     shards: Shards,
-    /// Columns that are filled anew for each chunk.
-    batch: Batch,
-    hashes: Vec<u64>,
+    /// Columns that are filled anew for each chunk; elsewhere only for a moment.
+    columns: Option<Columns>,
     /// With one key: the codes' texts are the same while this is.
     texts_since: u64,
-    /// Rows that shards are at work on, in case one of them is late.
-    under_way: Option<Chunk<T>>,
+    /// What shards are at work on; with the rows, if one that is late is to be written somewhere.
+    under_way: VecDeque<Chunk<T>>,
 }
 
 impl<T: Send + 'static> WindowStep<T> {
@@ -362,15 +411,15 @@ impl<T: Send + 'static> WindowStep<T> {
         config.id = Arc::clone(id);
         let shards = Shards::new(id, &config, &shape, if keys.is_empty() { 1 } else { shards.max(1) })?;
         let batch = Batch::new(shape, "".into(), "".into(), crate::model::Timestamp(0));
-        Ok(Self { keys, values, late, shards, batch, hashes: Vec::new(), texts_since: 0, under_way: None })
+        let columns = Some(Columns { batch, hashes: Vec::new() });
+        Ok(Self { keys, values, late, shards, columns, texts_since: 0, under_way: VecDeque::new() })
     }
 
     /// Reads the columns of `chunk`.
-    fn fill(&mut self, chunk: &mut Chunk<T>) {
-        let batch = &mut self.batch;
+    fn fill(&mut self, columns: &mut Columns, chunk: &mut Chunk<T>) {
+        let Columns { batch, hashes } = columns;
         let rows = &chunk.rows[..];
-        batch.time.clear();
-        batch.time.append(&mut chunk.time);
+        batch.time = std::mem::take(&mut chunk.time);
         batch.flags = if chunk.flags.is_empty() { None } else { Some(std::mem::take(&mut chunk.flags)) };
         batch.seqs = chunk.places.as_ref().map(|places| places.iter().map(|place| *place as u64).collect());
         batch.first_seq = Seq(0);
@@ -378,21 +427,24 @@ impl<T: Send + 'static> WindowStep<T> {
             column.clear();
             value_of(rows, column);
         }
-        self.hashes.clear();
+        hashes.clear();
         if self.shards.count() > 1 {
-            self.hashes.resize(rows.len(), 0);
+            hashes.resize(rows.len(), 0);
         }
         for (column, key_of) in batch.tags.iter_mut().zip(&mut self.keys) {
             column.codes.clear();
-            self.texts_since = key_of.read(rows, column, &mut self.hashes);
+            self.texts_since = key_of.read(rows, column, hashes);
         }
     }
 
-    /// What shards gave for the chunk that is under way goes on.
-    fn collect(&mut self, around: &mut Around<'_>, out: &mut Vec<AnyChunk>) -> Result<(), ProcessorError> {
-        let Some(chunk) = self.under_way.take() else { return Ok(()) };
-        let outcome = self.shards.wait()?;
-        self.give(chunk, outcome, around, out)
+    /// What shards gave goes on, until at most so many chunks are under way.
+    fn collect(&mut self, ahead: usize, around: &mut Around<'_>, out: &mut Vec<AnyChunk>) -> Result<(), ProcessorError> {
+        while self.under_way.len() > ahead {
+            let Some(chunk) = self.under_way.pop_front() else { return Ok(()) };
+            let outcome = self.shards.wait()?;
+            self.give(chunk, outcome, around, out)?;
+        }
+        Ok(())
     }
 
     fn give(
@@ -444,18 +496,22 @@ impl<T: Send + 'static> Step for WindowStep<T> {
     fn run(&mut self, chunk: AnyChunk, around: &mut Around<'_>, out: &mut Vec<AnyChunk>) -> Result<(), ProcessorError> {
         let mut chunk = chunk_of::<T>(chunk)?;
         around.counts.rows_in += chunk.rows.len() as u64;
-        self.fill(&mut chunk);
-        self.collect(around, out)?;
+        let Some(mut columns) = self.columns.take() else {
+            return Err(ProcessorError::Failed("a window step goes on after it has failed".into()));
+        };
+        self.fill(&mut columns, &mut chunk);
+        if self.late.is_none() {
+            chunk.rows.clear();
+        }
         let places = chunk.places.take();
         let flow = Arc::clone(&chunk.flow);
         let turn = chunk.turn;
-        self.shards.begin(&mut self.batch, &self.hashes, Job { places, flow, turn, texts_since: self.texts_since })?;
-        self.under_way = Some(chunk);
+        let job = Job { places, flow, turn, texts_since: self.texts_since };
+        self.columns = Some(self.shards.begin(columns, job)?);
+        self.under_way.push_back(chunk);
         // With one shard the outcome is there already; and nothing is held back when nothing follows.
-        if self.shards.count() == 1 || turn != Turn::Go {
-            self.collect(around, out)?;
-        }
-        Ok(())
+        let ahead = if self.shards.count() == 1 || turn != Turn::Go { 0 } else { AHEAD_MAX };
+        self.collect(ahead, around, out)
     }
 
     fn save(&mut self) -> Result<Vec<u8>, ProcessorError> {
@@ -501,5 +557,35 @@ impl WindowResult {
     /// The text of the grouping tag called `name`.
     pub fn tag(&self, name: &str) -> Option<&str> {
         self.key.get(name)?.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn different_texts_are_different_words() {
+        let mut seen = BTreeMap::new();
+        let letters = ["", "a", "\0", "ab", "é"];
+        let mut texts: Vec<String> = letters.iter().map(|text| (*text).to_owned()).collect();
+        for length in 0..=16 {
+            for place in 0..length {
+                for letter in ['b', '\0'] {
+                    texts.push((0..length).map(|at| if at == place { letter } else { 'a' }).collect());
+                }
+            }
+            texts.push("a".repeat(length));
+        }
+        texts.sort();
+        texts.dedup();
+        for text in texts {
+            match packed(&text) {
+                Some(words) => assert_eq!(seen.insert(words, text.clone()), None, "{text:?}"),
+                None => assert_eq!(text.len(), 16),
+            }
+        }
     }
 }

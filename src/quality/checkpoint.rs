@@ -157,7 +157,7 @@ impl Checkpoint {
             let seq = batch.seq(row);
             let body = CheckpointResult { name, time: Timestamp(batch.time[row]), passed, row: batch.row(row) };
             let id = format!("checkpoint:{pipeline}:{}:{}", self.config.name, seq.0);
-            out.push(Output::new(id, pipeline, seq, Body::Checkpoint(body)));
+            out.push(Output::new(id, pipeline, seq, Body::Checkpoint(Box::new(body))));
         }
     }
 

@@ -25,7 +25,7 @@ pub fn escape(text: &str) -> String {
 /// The text of `key` inside ids.
 pub fn key_text(key: &Key) -> String {
     let mut text = String::new();
-    for (tag, value) in key {
+    for (tag, value) in key.iter() {
         if !text.is_empty() {
             text.push(',');
         }

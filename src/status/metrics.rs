@@ -53,6 +53,14 @@ fn pipelines(page: &mut Page, snapshot: &Snapshot) {
     for pipeline in &snapshot.pipelines {
         page.sample("stream_active_windows", &[("pipeline_id", &pipeline.id)], pipeline.active_windows as f64);
     }
+    let name = "stream_windows_completed_total";
+    page.family(name, "counter", "Windows that have fired, each firing counted.");
+    for pipeline in &snapshot.pipelines {
+        for window in &pipeline.windows {
+            let labels = [("pipeline_id", &*pipeline.id), ("window_type", &*window.kind), ("window", &*window.id)];
+            page.sample(name, &labels, window.fired as f64);
+        }
+    }
     page.family("qadf_pipeline_rows_total", "counter", "Rows of a pipeline outside the balance, by what became of them.");
     for pipeline in &snapshot.pipelines {
         let states =
@@ -60,6 +68,23 @@ fn pipelines(page: &mut Page, snapshot: &Snapshot) {
         for (state, rows) in states {
             page.sample("qadf_pipeline_rows_total", &[("pipeline_id", &pipeline.id), ("state", state)], rows as f64);
         }
+    }
+    operators(page, snapshot);
+}
+
+fn operators(page: &mut Page, snapshot: &Snapshot) {
+    let all = || snapshot.pipelines.iter().flat_map(|pipeline| pipeline.operators.iter().map(|one| (&*pipeline.id, one)));
+    page.family("qadf_operator_rows_total", "counter", "Rows into an operator of a pipeline, out of it, and those it failed on.");
+    for (id, one) in all() {
+        for (direction, rows) in [("in", one.rows_in), ("out", one.out), ("failed", one.failed)] {
+            let labels = [("pipeline_id", id), ("kind", &*one.kind), ("operator", &*one.id), ("direction", direction)];
+            page.sample("qadf_operator_rows_total", &labels, rows as f64);
+        }
+    }
+    page.family("qadf_operator_seconds_total", "counter", "Time that an operator of a pipeline took.");
+    for (id, one) in all() {
+        let labels = [("pipeline_id", id), ("kind", &*one.kind), ("operator", &*one.id)];
+        page.sample("qadf_operator_seconds_total", &labels, one.time_ms / 1e3);
     }
 }
 

@@ -175,8 +175,54 @@ pub struct PipelineStatus {
     pub results: u64,
     /// Checkpoints: name → (passed, failed).
     pub checkpoints: BTreeMap<String, (u64, u64)>,
+    /// Its windows.
+    #[serde(default)]
+    pub windows: Vec<WindowStatus>,
+    /// What went through each operator since the program started, in the order of the rows.
+    #[serde(default)]
+    pub operators: Vec<OperatorStatus>,
     /// The last row's arrival.
     pub last_activity: Option<Timestamp>,
+}
+
+/// A window specification of a pipeline, and what came of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WindowStatus {
+    /// The configured id.
+    pub id: String,
+    /// `tumbling`, `sliding` or `session`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// From the start of a window to its end, in milliseconds; none for sessions.
+    pub size_ms: Option<f64>,
+    /// From one start to the next, in milliseconds; of sliding windows.
+    pub slide_ms: Option<f64>,
+    /// The silence that ends a session, in milliseconds.
+    pub gap_ms: Option<f64>,
+    /// Windows (with keys) open now.
+    pub open: u64,
+    /// Firings so far, over restarts.
+    pub fired: u64,
+    /// Rows that came too late, over restarts.
+    pub late: u64,
+}
+
+/// Rows through one operator of a pipeline.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperatorStatus {
+    /// `filter`, `derive`, `checkpoint`, `window`, `join`, `pattern`, `chart`, `threshold` or `voxels`.
+    pub kind: String,
+    /// The configured id.
+    pub id: String,
+    /// Rows that it was given.
+    #[serde(rename = "in")]
+    pub rows_in: u64,
+    /// Rows that it passed on, or results that it put out.
+    pub out: u64,
+    /// Rows that it has no answer for; of a checkpoint, rows that it rejected.
+    pub failed: u64,
+    /// Time that it took, in milliseconds.
+    pub time_ms: f64,
 }
 
 /// One control chart and key.

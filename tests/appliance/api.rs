@@ -143,6 +143,9 @@ fn check_state(appliance: &Appliance, id: &str) {
     assert_eq!(watermarks["watermarks"]["melt"]["watermark"], "2026-01-31T12:00:00.48Z", "{watermarks}");
     let partitions = watermarks["watermarks"]["melt"]["partitions"].as_object().expect("an object");
     assert_eq!(partitions.len(), 1, "{watermarks}");
+    let (lag, stats) = (&partitions.values().next().expect("there is one")["lag_seconds"], &watermarks["stats"]);
+    assert!(lag.as_f64().is_some_and(|seconds| seconds > 0.0), "the rows are of January: {watermarks}");
+    assert_eq!((&stats["partition_count"], &stats["max_lag_seconds"]), (&json!(1), lag), "{watermarks}");
 
     let page = appliance.metrics();
     for line in ["stream_events_processed_total{pipeline_id=\"quality\"} 50", "stream_active_windows{pipeline_id=\"quality\"} 2"] {
@@ -189,11 +192,23 @@ fn check_pipelines(appliance: &Appliance) {
     let pipelines = appliance.get("/pipelines");
     let ids: Vec<&str> = pipelines.as_array().expect("a list").iter().filter_map(|one| one["id"].as_str()).collect();
     assert_eq!(ids, ["quality", "air"]);
+    // Four windows of two parts are over.
+    let windows = json!([{"id": "w", "type": "tumbling", "size_ms": 100.0, "slide_ms": null, "gap_ms": null, "open": 2, "fired": 8, "late": 0}]);
+    assert_eq!(pipelines[0]["windows"], windows);
     let stats = appliance.get("/pipelines/quality/stats");
     assert_eq!(
         (&stats["processed"], &stats["running"], &stats["checkpoints"]["bright"]),
         (&json!(50), &json!(true), &json!([49, 1]))
     );
+    let operators = list(&stats, "operators");
+    let bright = operators.iter().find(|one| one["kind"] == "checkpoint" && one["id"] == "bright").expect("it is one of them");
+    assert_eq!((&bright["in"], &bright["out"], &bright["failed"]), (&json!(50), &json!(50), &json!(0)), "it flags, and passes on");
+    assert!(bright["time_ms"].as_f64().is_some_and(|time_ms| time_ms > 0.0), "it took its time: {bright}");
+    let metrics = appliance.ask("GET", "/metrics", "").text;
+    let fired = r#"stream_windows_completed_total{pipeline_id="quality",window_type="tumbling",window="w"} 8"#;
+    assert!(metrics.contains(fired), "{fired}");
+    let sample = r#"qadf_operator_rows_total{pipeline_id="quality",kind="checkpoint",operator="bright",direction="in"} 50"#;
+    assert!(metrics.contains(sample), "{sample}");
     check_problem(appliance, "GET", "/pipelines/quantity/stats", "", 404, "quantity");
     check_problem(appliance, "POST", "/pipelines/quantity/stop", "", 404, "quantity");
 

@@ -84,6 +84,9 @@ fn a_reload_waits_for_no_question() {
             // What becomes of the question is of no interest here.
             scope.spawn(|| drop(ask("GET", &url, "")));
         }
+        // What only a start can change.
+        let before = fs::read_to_string(site.config()).expect("it was written");
+        fs::write(site.config(), before.replace("\"1h\"", "\"30m\"")).expect("the folder is ours");
         appliance.process.signal(Signal::HUP);
     });
     until("it runs anew", || (appliance.process.log().matches(" running ").count() >= 2).then_some(()));

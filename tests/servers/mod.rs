@@ -146,6 +146,12 @@ impl Server {
         self.own.as_ref().expect("a user's server has a URL only").port
     }
 
+    /// What it has written since its last start.
+    pub fn log(&self) -> String {
+        let own = self.own.as_ref().expect("a user's server keeps its log to itself");
+        fs::read_to_string(own.dir.path().join("log")).unwrap_or_default()
+    }
+
     /// Starts a stopped or killed server again, on the same port and with the same data, and waits until it answers.
     pub fn start(&mut self) {
         self.start_unready();

@@ -31,7 +31,7 @@ pub(super) enum Field {
 }
 
 /// The keys of one stream's rows.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Columns {
     pub stream: Arc<Stream>,
     fields: FxHashMap<Box<str>, Field>,
@@ -83,7 +83,7 @@ pub enum RoutesError {
 }
 
 /// The streams whose rows a source may carry, and which one is meant where a row does not say.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routes {
     columns: Arc<[Columns]>,
     default: Option<usize>,

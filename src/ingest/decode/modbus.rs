@@ -74,7 +74,7 @@ pub struct ModbusRegister {
 }
 
 /// What is asked of one unit, and the stream of the rows that come of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModbusPoll {
     unit: u8,
     routes: Routes,
@@ -131,7 +131,7 @@ pub enum ModbusAnswer {
 }
 
 /// A value, in the registers of all requests one after the other.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Value {
     field: Field,
     place: usize,

@@ -40,7 +40,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 const SAVE_ROWS: u64 = 8192;
 
 /// A checked file source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileConfig {
     /// The file.
     pub path: PathBuf,

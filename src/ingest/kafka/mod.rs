@@ -73,7 +73,7 @@ pub enum KafkaStart {
 }
 
 /// A checked Kafka source and where its rows go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// How to read.
     pub options: KafkaOptions,

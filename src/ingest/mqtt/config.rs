@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr};
 use crate::ingest::decode::Routes;
 
 /// A checked MQTT source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MqttConfig {
     /// The broker.
     pub url: MqttUrl,
@@ -83,7 +83,7 @@ pub struct MqttTls {
 }
 
 /// A topic filter to listen to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
     /// With `+` and `#`.
     pub topic: String,

@@ -37,7 +37,7 @@ const READ_BYTES: usize = 16 * 1024;
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// A checked serial source.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SerialConfig {
     /// The path of the device, best one below `/dev/serial/by-id`.
     pub device: String,
@@ -54,7 +54,7 @@ pub struct SerialConfig {
 }
 
 /// What the bytes on a serial line mean.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SerialCodec {
     /// Frames of `firmware-bridge`; a frame's stream number is the place in `streams`.
     Bridge {

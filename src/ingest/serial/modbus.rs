@@ -25,7 +25,7 @@ use crate::ingest::{
 };
 
 /// What is asked over a Modbus RTU line, and how often.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModbusConfig {
     /// Asked one after the other.
     pub polls: Vec<ModbusPoll>,
