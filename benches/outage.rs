@@ -85,7 +85,7 @@ async fn fill(place: &Place, rows: u64) {
     let intake = appliance.intake();
     let (started, mut sent, mut shown) = (Instant::now(), 0, 0);
     let mut under_way = VecDeque::new();
-    println!("{:>12} {:>14} {:>12} {:>14}", "rows", "bytes on disk", "bytes a row", "resident MB");
+    println!("{:>12} {:>14} {:>12} {:>12} {:>9}", "rows", "bytes on disk", "bytes a row", "resident MB", "grids MB");
     while sent < rows {
         let (decoded, count) = machine.next();
         let (synced, answer) = oneshot::channel();
@@ -103,7 +103,10 @@ async fn fill(place: &Place, rows: u64) {
         if sent - shown >= rows / 10 {
             shown = sent;
             let bytes = on_disk(&place.folder.join("data"));
-            println!("{sent:>12} {bytes:>14} {:>12.2} {:>14.1}", bytes as f64 / sent as f64, Usage::now().rss_bytes as f64 / 1e6);
+            // What is built is kept in memory up to the bound of each grid; what waits for the sinks is not.
+            let grids: u64 = appliance.snapshot().borrow().grids.iter().map(|grid| grid.bytes).sum();
+            let (resident, grids) = (Usage::now().rss_bytes as f64 / 1e6, grids as f64 / 1e6);
+            println!("{sent:>12} {bytes:>14} {:>12.2} {resident:>12.1} {grids:>9.1}", bytes as f64 / sent as f64);
         }
     }
     for answer in under_way {
