@@ -179,6 +179,9 @@ impl Publisher {
                 latency_ms_max: figures.latency_ms_max,
                 step_seconds_buckets: figures.step_seconds_buckets,
                 step_seconds_sum: figures.step_seconds_sum,
+                checkpoint_seconds_buckets: figures.checkpoint_seconds_buckets,
+                checkpoint_seconds_sum: figures.checkpoint_seconds_sum,
+                checkpoint_ms_max: figures.checkpoint_ms_max,
             },
         }
     }
@@ -270,6 +273,7 @@ impl Publisher {
             commit_ms_p50: counters.commit_ms.p50,
             commit_ms_p99: counters.commit_ms.p99,
             checkpoint_seq: counters.engine_through,
+            appends_held_back: counters.appends_held_back,
         }
     }
 

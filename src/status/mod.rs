@@ -412,6 +412,9 @@ pub struct StoreStatus {
     pub commit_ms_p99: f64,
     /// The engine's place in the inbox at the last checkpoint.
     pub checkpoint_seq: u64,
+    /// Parcels that found the store's queue full: their sources waited.
+    #[serde(default)]
+    pub appends_held_back: u64,
 }
 
 /// The process's figures.
@@ -433,9 +436,18 @@ pub struct ProcessStatus {
     pub step_seconds_buckets: Vec<u64>,
     /// Sum of all step durations.
     pub step_seconds_sum: f64,
+    /// Checkpoints by how long they held the engine up, as the steps.
+    #[serde(default)]
+    pub checkpoint_seconds_buckets: Vec<u64>,
+    /// Sum of all checkpoints' durations.
+    #[serde(default)]
+    pub checkpoint_seconds_sum: f64,
+    /// The longest that a checkpoint held the engine up.
+    #[serde(default)]
+    pub checkpoint_ms_max: f64,
 }
 
-/// Upper bounds of the buckets of `stream_processing_duration_seconds`.
+/// Upper bounds of the buckets of `stream_processing_duration_seconds` and `qadf_checkpoint_duration_seconds`.
 pub const DURATION_BOUNDS_SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 #[cfg(test)]
