@@ -81,6 +81,13 @@ impl Kind {
         }
     }
 
+    /// Where it keeps its files. Mosquitto writes all that is queued at every message; a process that is killed takes nothing out of memory,
+    /// and a disk that is busy with that would make it too slow to answer pings.
+    fn place(self) -> &'static Path {
+        let memory = Path::new("/dev/shm");
+        if self == Self::Mqtt && memory.is_dir() { memory } else { Path::new(env!("CARGO_TARGET_TMPDIR")) }
+    }
+
     fn is_ready(self, port: u16) -> bool {
         match self {
             Self::Mqtt => ready::mqtt(port),
@@ -125,7 +132,7 @@ impl Server {
     pub fn own(kind: Kind) -> Self {
         let dir = tempfile::Builder::new()
             .prefix(&format!("{kind:?}-").to_lowercase())
-            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .tempdir_in(kind.place())
             .expect("cargo made this directory for the tests");
         let port = free_port();
         if kind == Kind::Kafka {
@@ -272,8 +279,7 @@ fn system(program: &str) -> Command {
 }
 
 /// Persistence on and saved at every change, because with the defaults a kill loses every queued message; run as root it would
-/// drop to a user that may not write here. Each change is saved with all that is queued, so that a hundred acknowledgements may take this
-/// server seconds: with a thousand in front of it, a ping is answered too late on a busy disk, and the connection starts over without end.
+/// drop to a user that may not write here.
 fn mosquitto(port: u16, dir: &Path) -> Command {
     let user = if rustix::process::getuid().is_root() { "user root\n" } else { "" };
     let config = format!(
