@@ -261,7 +261,8 @@ fn installed(path: &str) -> PathBuf {
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let count = PORTS.end - PORTS.start;
-    let start = (std::process::id() % u32::from(count)) as u16;
+    // Neighbours among processes begin far from each other.
+    let start = (std::process::id().wrapping_mul(7_919) % u32::from(count)) as u16;
     for _ in 0..count {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % count;
         let port = PORTS.start + (u32::from(start) + u32::from(step) * 7).rem_euclid(u32::from(count)) as u16;
