@@ -194,8 +194,14 @@ impl Appliance {
         };
         appliance.start_parts(&store)?;
         let posted = Arc::default();
-        let mut publisher =
-            publish::Publisher::new(&appliance.config, &store, Arc::clone(&shared), appliance.roster.clone(), Arc::clone(&posted));
+        let mut publisher = publish::Publisher::new(
+            &appliance.config,
+            &store,
+            appliance.intake.clone(),
+            Arc::clone(&shared),
+            appliance.roster.clone(),
+            Arc::clone(&posted),
+        );
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(publisher.snapshot()));
         appliance.snapshot = snapshot.clone();
         let task = publisher.run(snapshot_sender, appliance.stop_others.subscribe());

@@ -159,6 +159,10 @@ fn ledger(page: &mut Page, snapshot: &Snapshot) {
     for sink in &snapshot.sinks {
         page.sample("qadf_sink_restarts_total", &[("sink", &sink.id)], sink.restarts as f64);
     }
+    page.family("qadf_sink_lost_rows_total", "counter", "Rows given up because the sink delivers at most once.");
+    for sink in &snapshot.sinks {
+        page.sample("qadf_sink_lost_rows_total", &[("sink", &sink.id)], sink.rows_lost as f64);
+    }
     page.family("qadf_sink_up", "gauge", "1 if the sink's last attempt worked.");
     for sink in &snapshot.sinks {
         page.sample("qadf_sink_up", &[("sink", &sink.id)], f64::from(u8::from(sink.up)));
@@ -174,6 +178,8 @@ fn store(page: &mut Page, snapshot: &Snapshot) {
     page.sample("qadf_store_bytes", &[], snapshot.store.bytes as f64);
     page.family("qadf_store_needed_bytes", "gauge", "What some sink has not fetched yet.");
     page.sample("qadf_store_needed_bytes", &[], snapshot.store.bytes_needed as f64);
+    page.family("qadf_source_waits_total", "counter", "How often a source had to wait for room in the store.");
+    page.sample("qadf_source_waits_total", &[], snapshot.store.source_waits as f64);
     page.family("qadf_store_rows_removed_total", "counter", "Rows removed from the store, delivered or not.");
     for (reason, rows) in [("age", snapshot.store.rows_removed_by_age), ("room", snapshot.store.rows_removed_for_room)] {
         page.sample("qadf_store_rows_removed_total", &[("reason", reason)], rows as f64);

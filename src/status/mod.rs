@@ -365,6 +365,9 @@ pub struct SinkStatus {
     pub rows: SinkRows,
     /// Results waiting.
     pub results_buffered: u64,
+    /// Rows that were given up because the sink delivers at most once, since the start. They count as delivered above.
+    #[serde(default)]
+    pub rows_lost: u64,
     /// Attempts that failed.
     pub retries: u64,
     /// How often it was started again because it ended or got nowhere.
@@ -396,6 +399,9 @@ pub struct StoreStatus {
     /// Whether sources that can wait are not read, for want of room.
     #[serde(default)]
     pub holds_sources: bool,
+    /// How often a source had to wait for room, since the start.
+    #[serde(default)]
+    pub source_waits: u64,
     /// Rows removed because they were too old, since the start.
     #[serde(default)]
     pub rows_removed_by_age: u64,
