@@ -279,7 +279,6 @@ impl Publisher {
             commit_ms_p50: counters.commit_ms.p50,
             commit_ms_p99: counters.commit_ms.p99,
             checkpoint_seq: counters.engine_through,
-            appends_held_back: counters.appends_held_back,
         }
     }
 

@@ -178,16 +178,14 @@ fn store(page: &mut Page, snapshot: &Snapshot) {
     page.sample("qadf_store_bytes", &[], snapshot.store.bytes as f64);
     page.family("qadf_store_needed_bytes", "gauge", "What some sink has not fetched yet.");
     page.sample("qadf_store_needed_bytes", &[], snapshot.store.bytes_needed as f64);
-    page.family("qadf_source_waits_total", "counter", "How often a source had to wait for room in the store.");
-    page.sample("qadf_source_waits_total", &[], snapshot.store.source_waits as f64);
     page.family("qadf_store_rows_removed_total", "counter", "Rows removed from the store, delivered or not.");
     for (reason, rows) in [("age", snapshot.store.rows_removed_by_age), ("room", snapshot.store.rows_removed_for_room)] {
         page.sample("qadf_store_rows_removed_total", &[("reason", reason)], rows as f64);
     }
     page.family("qadf_autonomy_seconds", "gauge", "How long the disk budget lasts at this rate.");
     page.sample("qadf_autonomy_seconds", &[], snapshot.store.autonomy_seconds.unwrap_or(f64::INFINITY));
-    page.family("qadf_backpressure_total", "counter", "Parcels that found the store's queue full, so that their sources waited.");
-    page.sample("qadf_backpressure_total", &[], snapshot.store.appends_held_back as f64);
+    page.family("qadf_backpressure_total", "counter", "How often a source had to wait for room in the store.");
+    page.sample("qadf_backpressure_total", &[], snapshot.store.source_waits as f64);
     page.family("process_cpu_seconds_total", "counter", "Processor time used.");
     page.sample("process_cpu_seconds_total", &[], snapshot.process.cpu_seconds);
     page.family("process_resident_memory_bytes", "gauge", "Resident memory.");

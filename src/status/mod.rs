@@ -399,7 +399,7 @@ pub struct StoreStatus {
     /// Whether sources that can wait are not read, for want of room.
     #[serde(default)]
     pub holds_sources: bool,
-    /// How often a source had to wait for room, since the start.
+    /// How often a source had to wait for room in the queue or the budget, since the start.
     #[serde(default)]
     pub source_waits: u64,
     /// Rows removed because they were too old, since the start.
@@ -418,9 +418,6 @@ pub struct StoreStatus {
     pub commit_ms_p99: f64,
     /// The engine's place in the inbox at the last checkpoint.
     pub checkpoint_seq: u64,
-    /// Parcels that found the store's queue full: their sources waited.
-    #[serde(default)]
-    pub appends_held_back: u64,
 }
 
 /// The process's figures.
