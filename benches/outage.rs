@@ -85,7 +85,7 @@ async fn fill(place: &Place, rows: u64) {
     let intake = appliance.intake();
     let (started, mut sent, mut shown) = (Instant::now(), 0, 0);
     let mut under_way = VecDeque::new();
-    println!("{:>12} {:>14} {:>12} {:>14}", "rows", "bytes on disk", "bytes a row", "resident MB");
+    println!("{:>12} {:>14} {:>12} {:>12} {:>9}", "rows", "bytes on disk", "bytes a row", "resident MB", "grids MB");
     while sent < rows {
         let (decoded, count) = machine.next();
         let (synced, answer) = oneshot::channel();
@@ -103,7 +103,10 @@ async fn fill(place: &Place, rows: u64) {
         if sent - shown >= rows / 10 {
             shown = sent;
             let bytes = on_disk(&place.folder.join("data"));
-            println!("{sent:>12} {bytes:>14} {:>12.2} {:>14.1}", bytes as f64 / sent as f64, Usage::now().rss_bytes as f64 / 1e6);
+            // What is built is kept in memory up to the bound of each grid; what waits for the sinks is not.
+            let grids: u64 = appliance.snapshot().borrow().grids.iter().map(|grid| grid.bytes).sum();
+            let (resident, grids) = (Usage::now().rss_bytes as f64 / 1e6, grids as f64 / 1e6);
+            println!("{sent:>12} {bytes:>14} {:>12.2} {resident:>12.1} {grids:>9.1}", bytes as f64 / sent as f64);
         }
     }
     for answer in under_way {
@@ -136,7 +139,7 @@ fn start(place: &Place) -> (Process, f64) {
 fn is_healthy(port: u16) -> bool {
     let answer = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_mins(1)))?;
         stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;

@@ -12,13 +12,14 @@
 //! Ending: sources stop and drain, the engine goes through all that was committed and writes a last checkpoint, sinks get a moment
 //! to deliver, the store closes.
 //!
-//! - [`fold`]: the engine's thread; [`intake`]: parcels into the store; [`publish`]: the status snapshot, [`view`] the engine's part of it, [`shared`] what its thread
+//! - [`fold`]: the engine's thread; [`checkpoints`]: its state becomes bytes; [`intake`]: parcels into the store; [`publish`]: the status snapshot, [`view`] the engine's part of it, [`shared`] what its thread
 //!   shows; [`acts`]: what the API asks of the engine, [`answer`] what answers are made with; [`space`]: of its grids; [`layers`]: layers that left memory; [`mod@recorded`]: rows of the past; [`orders`]: acts
 //!   through the inbox; [`reports`]: troubles of its own; [`process`]: processor time and memory;
 //! - [`running`]: sources, sinks and channels, each on its own; [`mod@reload`]: another configuration while they run.
 
 mod acts;
 mod answer;
+mod checkpoints;
 mod fold;
 mod intake;
 pub mod layers;
@@ -193,8 +194,14 @@ impl Appliance {
         };
         appliance.start_parts(&store)?;
         let posted = Arc::default();
-        let mut publisher =
-            publish::Publisher::new(&appliance.config, &store, Arc::clone(&shared), appliance.roster.clone(), Arc::clone(&posted));
+        let mut publisher = publish::Publisher::new(
+            &appliance.config,
+            &store,
+            appliance.intake.clone(),
+            Arc::clone(&shared),
+            appliance.roster.clone(),
+            Arc::clone(&posted),
+        );
         let (snapshot_sender, snapshot) = watch::channel(Arc::new(publisher.snapshot()));
         appliance.snapshot = snapshot.clone();
         let task = publisher.run(snapshot_sender, appliance.stop_others.subscribe());

@@ -35,7 +35,7 @@ pub use config::{EngineConfig, GridSource, PipelineConfig, StreamConfig};
 pub use meter::{OperatorCounters, Stopwatch};
 pub use pipeline::{Pipeline, PipelineCounters, Rejected};
 pub use space::{GridLane, summaries};
-pub use state::{Parts, StateError, cold_layer, cold_tile};
+pub use state::{Captured, Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
 

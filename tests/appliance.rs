@@ -9,6 +9,8 @@ mod alerts;
 mod api;
 #[path = "appliance/budget.rs"]
 mod budget;
+#[path = "appliance/checkpoints.rs"]
+mod checkpoints;
 #[path = "appliance/commands.rs"]
 mod commands;
 #[path = "appliance/ends.rs"]

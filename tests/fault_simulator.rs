@@ -28,6 +28,7 @@ fn nothing_is_lost_doubled_or_out_of_order_whatever_fails() {
         sum(|outcome| outcome.faults.lines_cut),
         sum(|outcome| outcome.faults.connections_broken),
         sum(|outcome| outcome.faults.clock_steps),
+        sum(|outcome| outcome.faults.disk_errors + outcome.faults.loops_restarted),
         sum(|outcome| outcome.faults.damaged_frames),
         sum(|outcome| outcome.faults.duplicates),
     ];

@@ -1,7 +1,8 @@
 //! A long time under load: memory and file handles stay flat, the ledger balances all the time, and what came in goes out.
 //!
-//! The machine on its serial line, a reload every now and then, questions all the time, a sink. `QADF_SOAK_SECONDS` says how long (60 without
-//! it; the night's is an hour). The first third is left out of the comparison: caches and rings fill.
+//! The machine on its serial line, questions all the time, a sink, and a reload every now and then: by turns a sink and a pipeline come and
+//! go while everything runs, and the whole appliance starts anew. `QADF_SOAK_SECONDS` says how long (60 without it; the night's is an
+//! hour). The first third is left out of the comparison: caches and rings fill.
 
 mod servers;
 
@@ -44,17 +45,31 @@ fn median(mut of: Vec<u64>) -> u64 {
     of[of.len() / 2]
 }
 
+/// What the configuration has besides, after so many reloads.
+fn change(reloads: u32, site: &Site) -> String {
+    let more = format!(
+        "[sinks.more]\ntype = \"file\"\npath = \"{}\"\n[[pipelines]]\nid = \"more\"\nstream = \"thermal\"\n\
+         [[pipelines.windows]]\nid = \"more_1s\"\ntype = \"tumbling\"\nsize = \"1s\"\naggregate = {{ n = \"count()\" }}\n",
+        site.folder().join("more.jsonl").display()
+    );
+    // Another interval is what only a start can change.
+    let interval = format!("[checkpoints]\ninterval = \"{}ms\"\n", 1_000 + reloads / 4);
+    if reloads % 2 == 1 { [interval, more].concat() } else { interval }
+}
+
 #[test]
 fn memory_and_handles_stay_flat_and_the_ledger_balances() {
     let seconds = std::env::var("QADF_SOAK_SECONDS").map_or(60, |text| text.parse().expect("a number"));
     let site = Site::new("soak");
     let sink = format!("[sinks.lines]\ntype = \"file\"\npath = \"{}\"\n", site.folder().join("lines.jsonl").display());
     let budget = "[store]\nmax_bytes = \"64MB\"\n".to_owned();
-    site.configure(&[plant::machine(&site), sink, budget].concat());
+    let base = [plant::machine(&site), sink, budget].concat();
+    site.configure(&base);
     let appliance = site.start();
     let machine = site.machine(None, &["--rate", "2000", "--faults", "crc=0.001,unplug=20s/500ms"]);
     let (begun, time) = (Instant::now(), Duration::from_secs(seconds));
-    let (mut before, mut after, mut reloaded) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()), begun);
+    let (mut before, mut after, mut reloaded, mut reloads) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()), begun, 0);
+    let mut tenths: Vec<Vec<u64>> = vec![Vec::new(); 10];
     while begun.elapsed() < time {
         // In the moment of a reload nobody answers.
         if let Some(page) = appliance.try_metrics() {
@@ -64,12 +79,16 @@ fn memory_and_handles_stay_flat_and_the_ledger_balances() {
         let (resident_kb, handles) = usage(&appliance);
         let part =
             if begun.elapsed() > time * 2 / 3 { Some(&mut after) } else { (begun.elapsed() > time / 3).then_some(&mut before) };
+        let tenth = (begun.elapsed().as_secs_f64() / time.as_secs_f64() * 10.0) as usize;
+        tenths[tenth.min(9)].push(resident_kb);
         if let Some((memory, files)) = part {
             memory.push(resident_kb);
             files.push(handles);
         }
         if reloaded.elapsed() > RELOAD_EVERY {
             reloaded = Instant::now();
+            reloads += 1;
+            site.configure(&[base.as_str(), &change(reloads, &site)].concat());
             appliance.process.signal(Signal::HUP);
         }
         std::thread::sleep(LOOK_EVERY);
@@ -79,6 +98,8 @@ fn memory_and_handles_stay_flat_and_the_ledger_balances() {
     check_ledger(&appliance.metrics());
     let rows = status["store"]["rows"].as_u64().expect("a count");
     let [memory_before, memory_after, files_before, files_after] = [before.0, after.0, before.1, after.1].map(median);
+    let tenths: Vec<u64> = tenths.into_iter().filter(|tenth| !tenth.is_empty()).map(median).collect();
+    eprintln!("resident memory by tenths of the time, kB: {tenths:?}; {reloads} reloads");
     println!(
         "{{\"seconds\":{seconds},\"rows\":{rows},\"resident_kb\":[{memory_before},{memory_after}],\"handles\":[{files_before},{files_after}]}}"
     );

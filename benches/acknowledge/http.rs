@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use crate::schedule::{Latencies, Load, rows, wait_until};
+use super::schedule::{Latencies, Load, rows, wait_until};
 
 const CONNECTIONS: u64 = 8;
 

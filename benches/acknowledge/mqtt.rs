@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::schedule::{Latencies, Load, rows, wait_until};
+use super::schedule::{Latencies, Load, rows, wait_until};
 
 const TOPIC: &str = "plant/melt";
 const PUBLISH: u8 = 3;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{now, setting};
+use super::common::{now, setting};
 
 /// What is sent.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,8 @@
 //! The engine's thread: committed inputs in, steps out.
 //!
 //! Inputs are taken in groups: whatever the store has committed meanwhile goes through the engine and is committed as one step, so that a
-//! slow disk makes larger groups instead of a longer queue. Every [`Parts::checkpoint_interval`] a step carries the engine's state. Between
+//! slow disk makes larger groups instead of a longer queue. Every [`Parts::checkpoint_interval`] the engine's state is copied, and made bytes of
+//! and committed by [`super::checkpoints`]. Between
 //! steps, questions of API clients are answered and the view for the status page is taken.
 //!
 //! When a deadline of the engine comes, a tick is appended to the inbox; it acts when it comes back through the feed, so that a replay of the
@@ -16,7 +17,9 @@ use std::{
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
-    StartError, intake, locked, now,
+    StartError,
+    checkpoints::{Encoder, Moment},
+    intake, locked, now,
     orders::Pending,
     shared::Shared,
     space::Answering,
@@ -85,6 +88,7 @@ pub(super) struct Fold {
     /// Dead letters of inputs up to here are in the store already.
     answered_before: RecordNo,
     checkpointed: (RecordNo, Instant),
+    encoder: Encoder,
     published: Instant,
     tick_sent: Option<Instant>,
     pub(super) step: Step,
@@ -102,10 +106,13 @@ impl Fold {
         parts.shared.through.store(parts.resume_after.0, Ordering::Release);
         // Who asks before the thread has looked around sees what was recovered.
         *locked(&parts.shared.view) = EngineView::of(&parts.engine);
+        let writer = parts.store.writer();
+        let encoder = Encoder::start(writer.clone(), Arc::clone(&parts.shared))?;
         Ok(Self {
             engine: parts.engine,
             store: Arc::downgrade(&parts.store),
-            writer: parts.store.writer(),
+            writer,
+            encoder,
             pending: Pending::default(),
             feed,
             shared: parts.shared,
@@ -141,8 +148,8 @@ impl Fold {
             let group = self.take()?;
             if !group.is_empty() {
                 self.go(group)?;
-            } else if self.checkpointed.0 < self.record && self.checkpointed.1.elapsed() >= self.checkpoint_interval {
-                self.commit(Vec::new(), true)?;
+            } else if self.checkpointed.0 < self.record && self.is_due() {
+                self.checkpoint()?;
             }
             self.tick();
             let next = locked(&self.shared.next_engine).take();
@@ -207,31 +214,45 @@ impl Fold {
             }
         }
         self.shared.stepped(started.elapsed());
-        let due = self.checkpointed.1.elapsed() >= self.checkpoint_interval || self.engine.wants_snapshot();
-        self.commit(rows, due)
+        let step = self.step_commit(rows, None);
+        self.writer.commit_step(step);
+        if self.is_due() || self.engine.wants_snapshot() {
+            self.checkpoint()?;
+        }
+        Ok(())
     }
 
-    fn commit(&mut self, rows: Vec<(Option<Instant>, u64)>, checkpoint: bool) -> Result<(), StoreError> {
-        let step = self.step_commit(rows, checkpoint)?;
-        self.writer.commit_step(step);
+    /// Whether it is time for a checkpoint, and the last one is out of the way.
+    fn is_due(&self) -> bool {
+        self.checkpointed.1.elapsed() >= self.checkpoint_interval && self.encoder.is_idle()
+    }
+
+    /// Has the state of this moment committed, behind the step that led to it.
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        let moment = self.moment()?;
+        self.encoder.hand_on(moment);
         Ok(())
+    }
+
+    fn moment(&mut self) -> Result<Moment, StoreError> {
+        let started = Instant::now();
+        self.checkpointed = (self.record, started);
+        let captured = self.engine.capture().map_err(|error| StoreError::Refused(error.to_string()))?;
+        self.shared.checkpointed(started.elapsed());
+        Ok(Moment { position: self.record, complete: std::mem::take(&mut self.is_fresh), captured })
     }
 
     /// Commits what there is with a checkpoint, and waits for the sync.
     pub(super) fn commit_and_wait(&mut self) -> Result<RecordNo, StoreError> {
-        let step = self.step_commit(Vec::new(), true)?;
+        // An earlier state must not come after a later one.
+        self.encoder.finish();
+        let checkpoint = self.moment()?.encode()?;
+        let step = self.step_commit(Vec::new(), Some(checkpoint));
         self.writer.commit_step_and_wait(step)?;
         Ok(self.record)
     }
 
-    fn step_commit(&mut self, rows: Vec<(Option<Instant>, u64)>, checkpoint: bool) -> Result<StepCommit, StoreError> {
-        let checkpoint = if checkpoint {
-            self.checkpointed = (self.record, Instant::now());
-            let parts = self.engine.snapshot().map_err(|error| StoreError::Refused(error.to_string()))?;
-            Some(Checkpoint { position: self.record, complete: std::mem::take(&mut self.is_fresh), parts })
-        } else {
-            None
-        };
+    fn step_commit(&mut self, rows: Vec<(Option<Instant>, u64)>, checkpoint: Option<Checkpoint>) -> StepCommit {
         let outputs: Vec<Output> = std::mem::take(&mut self.step.outputs);
         let outputs: Vec<StepOutput> = outputs.iter().map(|output| self.step_output(output)).collect();
         let listened = self.events.receiver_count() > 0;
@@ -249,7 +270,7 @@ impl Fold {
             }
         };
         let dead_letters = std::mem::take(&mut self.letters);
-        Ok(StepCommit { through: self.record, outputs, dead_letters, checkpoint, on_committed: Box::new(on_committed) })
+        StepCommit { through: self.record, outputs, dead_letters, checkpoint, on_committed: Box::new(on_committed) }
     }
 
     fn step_output(&self, output: &Output) -> StepOutput {

@@ -6,7 +6,10 @@
 //! A full queue makes this wait, and with it the one source whose parcels it carries; a source that cannot wait sheds on its own side.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,6 +33,8 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 pub struct Intake {
     writer: Writer,
     committed: Arc<watch::Sender<(Seq, Seq)>>,
+    /// How often a parcel found no room at once.
+    waits: Arc<AtomicU64>,
 }
 
 /// A parcel of which some pieces are under way.
@@ -68,14 +73,22 @@ impl Pending {
 
 impl Intake {
     pub(super) fn new(writer: Writer, committed: Arc<watch::Sender<(Seq, Seq)>>) -> Self {
-        Self { writer, committed }
+        Self { writer, committed, waits: Arc::default() }
+    }
+
+    /// How often a source had to wait for room since the start.
+    pub(super) fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Takes parcels until their source is gone.
     pub(super) async fn run(self, mut parcels: mpsc::Receiver<Parcel>) {
         while let Some(parcel) = parcels.recv().await {
-            while parcel.pressure == Pressure::Waits && self.writer.holds_sources() {
-                tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            if parcel.pressure == Pressure::Waits && self.writer.holds_sources() {
+                self.waits.fetch_add(1, Ordering::Relaxed);
+                while self.writer.holds_sources() {
+                    tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+                }
             }
             self.take(parcel.decoded, parcel.synced).await;
         }
@@ -116,6 +129,7 @@ impl Intake {
             Ok(()) => return,
             Err(waiting) => waiting,
         };
+        self.waits.fetch_add(1, Ordering::Relaxed);
         loop {
             let (waker, woken) = oneshot::channel();
             self.writer.when_room(Box::new(move || {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::{
     answer::SOURCE,
+    intake::Intake,
     locked,
     losses::STORE,
     now,
@@ -42,6 +43,7 @@ pub(super) struct Publisher {
     started: Timestamp,
     store: Arc<Store>,
     store_path: String,
+    intake: Intake,
     shared: Arc<Shared>,
     roster: SharedRoster,
     /// Rows that came over HTTP.
@@ -61,6 +63,7 @@ impl Publisher {
     pub fn new(
         config: &Config,
         store: &Arc<Store>,
+        intake: Intake,
         shared: Arc<Shared>,
         roster: SharedRoster,
         posted: Arc<Mutex<SourceRows>>,
@@ -70,6 +73,7 @@ impl Publisher {
             appliance: config.appliance.id.to_string(),
             started: now(),
             store: Arc::clone(store),
+            intake,
             store_path: store.directory().display().to_string(),
             shared,
             roster,
@@ -179,6 +183,9 @@ impl Publisher {
                 latency_ms_max: figures.latency_ms_max,
                 step_seconds_buckets: figures.step_seconds_buckets,
                 step_seconds_sum: figures.step_seconds_sum,
+                checkpoint_seconds_buckets: figures.checkpoint_seconds_buckets,
+                checkpoint_seconds_sum: figures.checkpoint_seconds_sum,
+                checkpoint_ms_max: figures.checkpoint_ms_max,
             },
         }
     }
@@ -244,6 +251,7 @@ impl Publisher {
                     detail: if now.up { String::new() } else { now.last_error },
                     rows,
                     results_buffered: of(Lane::Results).map_or(0, |balance| balance.buffered),
+                    rows_lost: now.lost.rows,
                     retries: now.retries,
                     restarts: now.restarts,
                     stalled_seconds: now.standing_ms.div_ceil(1000),
@@ -263,6 +271,7 @@ impl Publisher {
             dead_letters: counters.dead_letters,
             bytes_needed: counters.bytes_needed,
             holds_sources: counters.holds_sources,
+            source_waits: self.intake.waits(),
             rows_removed_by_age: counters.rows_removed_by_age,
             rows_removed_for_room: counters.rows_removed_for_room,
             autonomy_seconds: counters.autonomy_seconds,

@@ -33,6 +33,41 @@ pub struct Figures {
     pub step_seconds_buckets: Vec<u64>,
     /// Sum of all step durations.
     pub step_seconds_sum: f64,
+    /// How long a checkpoint held the engine up, milliseconds: half of them were shorter.
+    pub checkpoint_ms_p50: f64,
+    /// 99 % of the checkpoints were shorter.
+    pub checkpoint_ms_p99: f64,
+    /// The longest.
+    pub checkpoint_ms_max: f64,
+    /// Checkpoints by duration, as the steps.
+    pub checkpoint_seconds_buckets: Vec<u64>,
+    /// Sum of all checkpoints' durations.
+    pub checkpoint_seconds_sum: f64,
+}
+
+/// Durations by the bounds of the metrics.
+#[derive(Default)]
+struct Durations {
+    buckets: [u64; DURATION_BOUNDS_SECONDS.len() + 1],
+    seconds_sum: f64,
+}
+
+impl Durations {
+    fn add(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = DURATION_BOUNDS_SECONDS.iter().position(|bound| seconds <= *bound);
+        self.buckets[bucket.unwrap_or(DURATION_BOUNDS_SECONDS.len())] += 1;
+        self.seconds_sum += seconds;
+    }
+
+    fn cumulative(&self) -> Vec<u64> {
+        let mut cumulative = 0;
+        let sum = |count: &u64| {
+            cumulative += count;
+            cumulative
+        };
+        self.buckets.iter().map(sum).collect()
+    }
 }
 
 struct Measured {
@@ -41,8 +76,9 @@ struct Measured {
     latency_us_newest: Histogram<u64>,
     rows_processed: u64,
     first_to_last: Option<(Instant, Instant)>,
-    buckets: [u64; DURATION_BOUNDS_SECONDS.len() + 1],
-    step_seconds_sum: f64,
+    steps: Durations,
+    checkpoints: Durations,
+    checkpoint_us: Histogram<u64>,
 }
 
 /// What others see of the engine's thread, and tell it.
@@ -60,13 +96,15 @@ pub(super) struct Shared {
 impl Default for Shared {
     fn default() -> Self {
         let histogram = |digits| Histogram::new_with_bounds(1, LATENCY_US_MAX, digits).ok();
-        let measured = histogram(3).zip(histogram(2)).map(|(latency_us, latency_us_newest)| Measured {
+        let histograms = histogram(3).zip(histogram(2)).zip(histogram(2));
+        let measured = histograms.map(|((latency_us, latency_us_newest), checkpoint_us)| Measured {
             latency_us,
             latency_us_newest,
             rows_processed: 0,
             first_to_last: None,
-            buckets: [0; DURATION_BOUNDS_SECONDS.len() + 1],
-            step_seconds_sum: 0.0,
+            steps: Durations::default(),
+            checkpoints: Durations::default(),
+            checkpoint_us,
         });
         Self {
             through: AtomicU64::new(0),
@@ -116,19 +154,19 @@ impl Shared {
         let measured = locked(&self.measured);
         let Some(measured) = &*measured else { return Figures::default() };
         let ms = |us: u64| us as f64 / 1e3;
-        let mut cumulative = 0;
-        let buckets = measured.buckets.iter().map(|count| {
-            cumulative += count;
-            cumulative
-        });
         Figures {
             rows_processed: measured.rows_processed,
             latency_ms_p50: ms(measured.latency_us.value_at_quantile(0.5)),
             latency_ms_p99: ms(measured.latency_us.value_at_quantile(0.99)),
             latency_ms_max: ms(measured.latency_us.max()),
             first_to_last: measured.first_to_last,
-            step_seconds_buckets: buckets.collect(),
-            step_seconds_sum: measured.step_seconds_sum,
+            step_seconds_buckets: measured.steps.cumulative(),
+            step_seconds_sum: measured.steps.seconds_sum,
+            checkpoint_ms_p50: ms(measured.checkpoint_us.value_at_quantile(0.5)),
+            checkpoint_ms_p99: ms(measured.checkpoint_us.value_at_quantile(0.99)),
+            checkpoint_ms_max: ms(measured.checkpoint_us.max()),
+            checkpoint_seconds_buckets: measured.checkpoints.cumulative(),
+            checkpoint_seconds_sum: measured.checkpoints.seconds_sum,
         }
     }
 
@@ -143,10 +181,15 @@ impl Shared {
 
     pub fn stepped(&self, took: Duration) {
         if let Some(measured) = &mut *locked(&self.measured) {
-            let seconds = took.as_secs_f64();
-            let bucket = DURATION_BOUNDS_SECONDS.iter().position(|bound| seconds <= *bound);
-            measured.buckets[bucket.unwrap_or(DURATION_BOUNDS_SECONDS.len())] += 1;
-            measured.step_seconds_sum += seconds;
+            measured.steps.add(took);
+        }
+    }
+
+    /// A checkpoint held the engine up for so long.
+    pub fn checkpointed(&self, took: Duration) {
+        if let Some(measured) = &mut *locked(&self.measured) {
+            measured.checkpoints.add(took);
+            measured.checkpoint_us.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         }
     }
 

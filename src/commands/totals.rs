@@ -29,6 +29,7 @@ pub struct Totals {
     store_bytes: u64,
     file_system: String,
     latency_ms: Latency,
+    checkpoint_ms: Latency,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -76,6 +77,11 @@ impl Totals {
             store_bytes: summary.snapshot.store.bytes,
             file_system: file_system(data_dir),
             latency_ms: Latency { p50: figures.latency_ms_p50, p99: figures.latency_ms_p99, max: figures.latency_ms_max },
+            checkpoint_ms: Latency {
+                p50: figures.checkpoint_ms_p50,
+                p99: figures.checkpoint_ms_p99,
+                max: figures.checkpoint_ms_max,
+            },
         }
     }
 
@@ -88,7 +94,7 @@ impl Totals {
     pub fn to_text(&self) -> String {
         format!(
             "{} rows in {:.2} s: {:.0} rows/s; lost {}, shed {}, rejected {}, late {}\n\
-             latency p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms\n\
+             latency p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms; checkpoints hold the engine up for {:.2}, {:.2}, {:.2} ms\n\
              processor {:.2} s ({:.0} % of one core), memory {:.0} MB, store {:.1} MB on {}, {} results, {} alerts",
             self.rows_processed,
             self.seconds,
@@ -100,6 +106,9 @@ impl Totals {
             self.latency_ms.p50,
             self.latency_ms.p99,
             self.latency_ms.max,
+            self.checkpoint_ms.p50,
+            self.checkpoint_ms.p99,
+            self.checkpoint_ms.max,
             self.cpu_seconds,
             self.cpu_share * 100.0,
             self.rss_bytes_max as f64 / 1e6,

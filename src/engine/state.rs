@@ -112,12 +112,55 @@ fn snapshot_grid(lane: &mut GridLane, parts: &mut Parts) -> Result<(), StateErro
     Ok(())
 }
 
+/// The state of a pipeline at a moment, to be made bytes of.
+struct CapturedPipeline {
+    name: String,
+    /// Without its charts.
+    states: OperatorStates,
+    charts: Vec<(Arc<str>, spc::Snapshot)>,
+}
+
+/// The engine's state at a moment, not yet bytes: what took the engine's time is over, and any thread can do the rest.
+pub struct Captured {
+    engine: EngineState,
+    pipelines: Vec<CapturedPipeline>,
+    /// What is bytes already: the history of alerts, tiles.
+    parts: Parts,
+}
+
+impl Captured {
+    /// The parts.
+    ///
+    /// # Errors
+    /// Never for state that an engine made; the signature says so because serialising can fail in general.
+    pub fn encode(self) -> Result<Parts, StateError> {
+        let mut parts = self.parts;
+        parts.push(("engine".into(), Some(pack("engine", &self.engine)?)));
+        for CapturedPipeline { name, mut states, charts } in self.pipelines {
+            for (id, chart) in charts {
+                states.charts.insert(id, pack(&name, &chart)?);
+            }
+            let bytes = pack(&name, &states)?;
+            parts.push((name, Some(bytes)));
+        }
+        Ok(parts)
+    }
+}
+
 impl Engine {
     /// The parts that changed since the last snapshot (all but untouched tiles).
     ///
     /// # Errors
-    /// Never for state that this engine made; the signature says so because serialising can fail in general.
+    /// As [`Captured::encode`].
     pub fn snapshot(&mut self) -> Result<Parts, StateError> {
+        self.capture()?.encode()
+    }
+
+    /// The first half of [`Self::snapshot`], which is what the engine has to wait for.
+    ///
+    /// # Errors
+    /// As [`Captured::encode`].
+    pub fn capture(&mut self) -> Result<Captured, StateError> {
         let mut parts = Parts::new();
         let streams = self.streams.iter().map(|lane| {
             let state = LaneState {
@@ -130,30 +173,26 @@ impl Engine {
         });
         let engine =
             EngineState { format: FORMAT, last_seq: self.last_seq, alerts: self.alarms.book.clone(), streams: streams.collect() };
-        parts.push(("engine".into(), Some(pack("engine", &engine)?)));
         if let Some(history) = self.alarms.book.take_changed_history() {
             parts.push(("alerts".into(), Some(pack("alerts", history)?)));
         }
+        let mut pipelines = Vec::with_capacity(self.pipelines.len());
         for pipeline in &mut self.pipelines {
-            let name = format!("pipeline/{}", pipeline.id);
-            let mut charts = BTreeMap::new();
-            for chart in &pipeline.charts {
-                charts.insert(Arc::clone(chart.id()), pack(&name, &chart.snapshot())?);
-            }
             let states = OperatorStates {
                 pipeline: pipeline.state(),
                 windows: pipeline.windows.iter().map(|window| (Arc::clone(&window.config().id), window.snapshot())).collect(),
                 joins: pipeline.joins.iter().map(|join| (Arc::clone(&join.config().id), join.snapshot())).collect(),
                 patterns: pipeline.patterns.iter().map(|one| (Arc::clone(&one.config().id), one.snapshot())).collect(),
-                charts,
+                charts: BTreeMap::new(),
                 thresholds: pipeline.thresholds.iter().map(|one| (Arc::clone(one.name()), one.state.clone())).collect(),
             };
-            parts.push((name.clone(), Some(pack(&name, &states)?)));
+            let charts = pipeline.charts.iter().map(|chart| (Arc::clone(chart.id()), chart.snapshot())).collect();
+            pipelines.push(CapturedPipeline { name: format!("pipeline/{}", pipeline.id), states, charts });
             for lane in &mut pipeline.grids {
                 snapshot_grid(lane, &mut parts)?;
             }
         }
-        Ok(parts)
+        Ok(Captured { engine, pipelines, parts })
     }
 
     /// Goes on from `parts`: what is not in them starts anew, what is in them and not configured any more is left out. Says in words what

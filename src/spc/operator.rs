@@ -320,11 +320,10 @@ impl ChartOperator {
 
     /// Everything that a restart must not forget. Onsets have been drained by then.
     pub fn snapshot(&self) -> Snapshot {
-        let mut keys: Vec<(Texts, KeyState)> =
-            self.by_texts.iter().map(|(texts, at)| (texts.clone(), self.entries[*at as usize].state.clone())).collect();
         // In order of appearance, so that restoring gives the same places.
-        let place = |texts: &Texts| self.by_texts.get(texts).copied();
-        keys.sort_by_key(|(texts, _)| place(texts));
+        let mut places: Vec<(u32, &Texts)> = self.by_texts.iter().map(|(texts, at)| (*at, texts)).collect();
+        places.sort_unstable_by_key(|(at, _)| *at);
+        let keys = places.into_iter().map(|(at, texts)| (texts.clone(), self.entries[at as usize].state.clone())).collect();
         Snapshot { config: self.setup.config.clone(), keys, counters: self.counters }
     }
 

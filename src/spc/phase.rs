@@ -1,5 +1,7 @@
 //! The acts that set limits: the baseline is full, a person takes points out, a person asks for a new baseline.
 
+use std::sync::Arc;
+
 use super::{
     baseline::Baseline,
     capability::{Within, figures},
@@ -213,7 +215,7 @@ impl KeyState {
         if smaller.len() < 2 {
             return Err(format!("{} points would be left: too few for limits", smaller.len()));
         }
-        **baseline = smaller;
+        *baseline = Arc::new(smaller);
         self.freeze(setup, Some(act), false, sink);
         Ok(gone)
     }
@@ -225,7 +227,7 @@ impl KeyState {
         }
         self.asked = Some(Box::new(act.clone()));
         self.phase = Phase::Collecting;
-        self.baseline = Some(Box::new(Baseline::for_points(setup.baseline_points(), &setup.config)));
+        self.baseline = Some(Arc::new(Baseline::for_points(setup.baseline_points(), &setup.config)));
         self.frozen = None;
         self.judge = Judge::idle();
         self.break_runs();

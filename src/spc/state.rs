@@ -84,7 +84,8 @@ pub(super) struct KeyState {
     pub frozen: Option<Frozen>,
     pub judge: Judge,
     pub open: Option<Box<Open>>,
-    pub baseline: Option<Box<Baseline>>,
+    /// Shared with a snapshot that is being written: once it is full it changes only when somebody asks.
+    pub baseline: Option<Arc<Baseline>>,
     pub totals: Option<Box<Totals>>,
     pub context: Context,
     /// What the newest point violated: an alert is for the first point of a run.
@@ -108,7 +109,7 @@ impl KeyState {
             frozen: setup.fixed.clone(),
             judge,
             open: None,
-            baseline: collecting.then(|| Box::new(Baseline::for_points(setup.baseline_points(), &setup.config))),
+            baseline: collecting.then(|| Arc::new(Baseline::for_points(setup.baseline_points(), &setup.config))),
             totals: setup.config.spec.is_some().then(Box::default),
             context: Context::Always,
             fired: RuleMask::NONE,
@@ -265,7 +266,7 @@ impl KeyState {
 
     fn collect(&mut self, setup: &Setup, index: u64, sample: &Sample, row: &[f64], time: i64, sink: &mut Sink<'_>) {
         let wanted = setup.baseline_points();
-        let Some(baseline) = &mut self.baseline else { return };
+        let Some(baseline) = self.baseline.as_mut().map(Arc::make_mut) else { return };
         let mut judged = plotted(setup, sample);
         if setup.config.half() == Half::MovingRange {
             judged.spread = baseline.value_before(index).map_or(f64::NAN, |before| (sample.value - before).abs());

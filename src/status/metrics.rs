@@ -89,15 +89,22 @@ fn operators(page: &mut Page, snapshot: &Snapshot) {
 }
 
 fn durations(page: &mut Page, snapshot: &Snapshot) {
+    let process = &snapshot.process;
     let name = "stream_processing_duration_seconds";
-    page.family(name, "histogram", "Time of one step of the engine.");
-    let buckets = &snapshot.process.step_seconds_buckets;
+    histogram(page, name, "Time of one step of the engine.", &process.step_seconds_buckets, process.step_seconds_sum);
+    let (buckets, sum) = (&process.checkpoint_seconds_buckets, process.checkpoint_seconds_sum);
+    histogram(page, "qadf_checkpoint_duration_seconds", "Time that a checkpoint held the engine up.", buckets, sum);
+}
+
+/// `buckets` are cumulative, the last one is all.
+fn histogram(page: &mut Page, name: &str, help: &str, buckets: &[u64], sum: f64) {
+    page.family(name, "histogram", help);
     let all = buckets.last().copied().unwrap_or(0);
     for (bound, count) in DURATION_BOUNDS_SECONDS.iter().zip(buckets) {
         page.sample(&format!("{name}_bucket"), &[("le", &bound.to_string())], *count as f64);
     }
     page.sample(&format!("{name}_bucket"), &[("le", "+Inf")], all as f64);
-    page.sample(&format!("{name}_sum"), &[], snapshot.process.step_seconds_sum);
+    page.sample(&format!("{name}_sum"), &[], sum);
     page.sample(&format!("{name}_count"), &[], all as f64);
 }
 
@@ -152,6 +159,10 @@ fn ledger(page: &mut Page, snapshot: &Snapshot) {
     for sink in &snapshot.sinks {
         page.sample("qadf_sink_restarts_total", &[("sink", &sink.id)], sink.restarts as f64);
     }
+    page.family("qadf_sink_lost_rows_total", "counter", "Rows given up because the sink delivers at most once.");
+    for sink in &snapshot.sinks {
+        page.sample("qadf_sink_lost_rows_total", &[("sink", &sink.id)], sink.rows_lost as f64);
+    }
     page.family("qadf_sink_up", "gauge", "1 if the sink's last attempt worked.");
     for sink in &snapshot.sinks {
         page.sample("qadf_sink_up", &[("sink", &sink.id)], f64::from(u8::from(sink.up)));
@@ -173,6 +184,8 @@ fn store(page: &mut Page, snapshot: &Snapshot) {
     }
     page.family("qadf_autonomy_seconds", "gauge", "How long the disk budget lasts at this rate.");
     page.sample("qadf_autonomy_seconds", &[], snapshot.store.autonomy_seconds.unwrap_or(f64::INFINITY));
+    page.family("qadf_backpressure_total", "counter", "How often a source had to wait for room in the store.");
+    page.sample("qadf_backpressure_total", &[], snapshot.store.source_waits as f64);
     page.family("process_cpu_seconds_total", "counter", "Processor time used.");
     page.sample("process_cpu_seconds_total", &[], snapshot.process.cpu_seconds);
     page.family("process_resident_memory_bytes", "gauge", "Resident memory.");
@@ -199,6 +212,8 @@ mod tests {
         assert!(page.contains("qadf_rows_total{source=\"a\\\"b\",state=\"rejected\"} 1\n"), "{page}");
         assert!(page.contains("qadf_sink_up{sink=\"plant\"} 1\n"), "{page}");
         assert!(page.contains("stream_processing_duration_seconds_bucket{le=\"+Inf\"} 0\n"), "{page}");
+        assert!(page.contains("qadf_checkpoint_duration_seconds_count 0\n"), "{page}");
+        assert!(page.contains("qadf_backpressure_total 0\n"), "{page}");
         assert!(page.lines().all(|line| line.starts_with('#') || line.split(' ').count() == 2), "{page}");
     }
 }

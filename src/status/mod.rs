@@ -365,6 +365,9 @@ pub struct SinkStatus {
     pub rows: SinkRows,
     /// Results waiting.
     pub results_buffered: u64,
+    /// Rows that were given up because the sink delivers at most once, since the start. They count as delivered above.
+    #[serde(default)]
+    pub rows_lost: u64,
     /// Attempts that failed.
     pub retries: u64,
     /// How often it was started again because it ended or got nowhere.
@@ -396,6 +399,9 @@ pub struct StoreStatus {
     /// Whether sources that can wait are not read, for want of room.
     #[serde(default)]
     pub holds_sources: bool,
+    /// How often a source had to wait for room in the queue or the budget, since the start.
+    #[serde(default)]
+    pub source_waits: u64,
     /// Rows removed because they were too old, since the start.
     #[serde(default)]
     pub rows_removed_by_age: u64,
@@ -433,9 +439,18 @@ pub struct ProcessStatus {
     pub step_seconds_buckets: Vec<u64>,
     /// Sum of all step durations.
     pub step_seconds_sum: f64,
+    /// Checkpoints by how long they held the engine up, as the steps.
+    #[serde(default)]
+    pub checkpoint_seconds_buckets: Vec<u64>,
+    /// Sum of all checkpoints' durations.
+    #[serde(default)]
+    pub checkpoint_seconds_sum: f64,
+    /// The longest that a checkpoint held the engine up.
+    #[serde(default)]
+    pub checkpoint_ms_max: f64,
 }
 
-/// Upper bounds of the buckets of `stream_processing_duration_seconds`.
+/// Upper bounds of the buckets of `stream_processing_duration_seconds` and `qadf_checkpoint_duration_seconds`.
 pub const DURATION_BOUNDS_SECONDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 #[cfg(test)]

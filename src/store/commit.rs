@@ -17,7 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::Connection;
 
 use super::command::{
-    Accepted, Command, CommittedInput, DeadLetter, Lane, Prepared, RecordNo, StepAccepted, StepCommit, Subscription,
+    Accepted, Command, CommittedInput, DEAD_LETTER_BYTES_MAX, DeadLetter, Lane, Prepared, RecordNo, StepAccepted, StepCommit,
+    Subscription,
 };
 use super::counters::StoreStatus;
 use super::duplicates::Admitted;
@@ -211,6 +212,7 @@ impl Committer {
             Command::PutState(key, value, _) => self.put_state(key, value.as_deref()).map(|()| Outcome::Done),
             Command::Resubmitted(number, _) => {
                 self.connection.prepare_cached("DELETE FROM dead_letters WHERE number = ?1")?.execute([*number as i64])?;
+                self.sweeper.forget_letters();
                 Ok(Outcome::Done)
             }
             Command::Attach(feed) => {
@@ -348,6 +350,7 @@ impl Committer {
 
     fn append_dead_letter(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
         insert_dead_letter(&self.connection, self.state.next_dead_letter, letter)?;
+        self.sweeper.note_letter(letter.raw.len().min(DEAD_LETTER_BYTES_MAX));
         self.state.next_dead_letter += 1;
         self.tally.dead_letters += 1;
         Ok(())
@@ -446,6 +449,7 @@ impl Committer {
     fn roll_back(&mut self, group: Vec<Command>, error: &StoreError) -> Result<(), StoreError> {
         self.fresh.clear();
         self.joining = None;
+        self.sweeper.forget_letters();
         let reloaded = match error {
             StoreError::Fatal(_) | StoreError::Corrupt(_) => Err(error.clone()),
             _ => self.reload(),

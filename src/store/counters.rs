@@ -62,6 +62,8 @@ pub struct StoreCounters {
     pub damage: Option<String>,
     /// Appends answered with "full" or "the disk refused".
     pub appends_refused: u64,
+    /// Appends that found the queue full: their sources waited, or tried again.
+    pub appends_held_back: u64,
     /// Inputs that the engine has to read back because it was behind.
     pub inputs_spilled: u64,
     /// Devices whose numbers were forgotten because there were too many.

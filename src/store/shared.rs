@@ -33,6 +33,8 @@ pub struct Shared {
     pub queue: Queue,
     /// The last record that is committed.
     pub committed: AtomicU64,
+    /// Appends that found no room at first.
+    pub held_back: AtomicU64,
     directory: PathBuf,
     live: Mutex<Live>,
     checkpointer: Mutex<Option<SyncSender<()>>>,
@@ -45,6 +47,7 @@ impl Shared {
             directory: directory.to_owned(),
             queue: Queue::new(queue_bytes_max),
             committed: AtomicU64::new(0),
+            held_back: AtomicU64::new(0),
             live: Mutex::new(Live {
                 counters: StoreCounters::default(),
                 balances: Vec::new(),
@@ -71,6 +74,7 @@ impl Shared {
             queued_commands: commands as u64,
             queued_bytes: bytes as u64,
             committed: self.committed.load(Ordering::Acquire),
+            appends_held_back: self.held_back.load(Ordering::Relaxed),
             ..live.counters.clone()
         }
     }

@@ -20,6 +20,8 @@ const CHUNK: i64 = 512;
 const CHUNK_RESULTS: i64 = 4_096;
 /// Of the budget, what dead letters may take: one part in this many.
 const DEAD_LETTER_SHARE: u64 = 20;
+/// What a dead letter takes beside its raw bytes, about.
+const LETTER_OVERHEAD_BYTES: u64 = 200;
 /// How long the sweeps between two commits may take together.
 const SWEEP_TIME_MAX: Duration = Duration::from_millis(20);
 /// How often ages are looked at.
@@ -63,6 +65,8 @@ pub struct Sweeper {
     looked_at_spans: Instant,
     full: bool,
     used: u64,
+    /// What the dead letters take; `None` = to be added up.
+    letter_bytes: Option<u64>,
     rate: Rate,
     autonomy_seconds: Option<f64>,
     /// When it was last looked at what is needed.
@@ -114,6 +118,7 @@ impl Sweeper {
             looked_at_spans: now,
             full: false,
             used: 0,
+            letter_bytes: None,
             rate: Rate { since: now, bytes: 0, per_second: None },
             autonomy_seconds: None,
             used_at_look: 0,
@@ -155,6 +160,16 @@ impl Sweeper {
     /// `bytes` were written.
     pub fn note_written(&mut self, bytes: u64) {
         self.rate.bytes += bytes;
+    }
+
+    /// A dead letter with so many raw bytes is written.
+    pub fn note_letter(&mut self, raw_bytes: usize) {
+        self.letter_bytes = self.letter_bytes.map(|bytes| bytes + raw_bytes as u64 + LETTER_OVERHEAD_BYTES);
+    }
+
+    /// Dead letters were removed, or not written after all.
+    pub fn forget_letters(&mut self) {
+        self.letter_bytes = None;
     }
 
     /// Compares the clocks; a step to keep, if there was one that is not kept yet.
@@ -332,14 +347,21 @@ impl Sweeper {
     }
 
     /// Keeps dead letters within their age and their share of the budget.
-    fn trim_dead_letters(&self, connection: &Connection, wall_ns: i64) -> Result<(), StoreError> {
+    fn trim_dead_letters(&mut self, connection: &Connection, wall_ns: i64) -> Result<(), StoreError> {
         let oldest = wall_ns.saturating_sub(self.age_ns_max);
-        let text = "SELECT max(number) FROM (SELECT number, arrival, sum(length(raw) + 200) OVER (ORDER BY number DESC) AS bytes \
-                    FROM dead_letters) WHERE bytes > ?1";
-        let share = (self.budget.file_bytes_max / DEAD_LETTER_SHARE) as i64;
-        let crowded: Option<i64> = connection.prepare_cached(text)?.query_row([share], |row| row.get(0))?;
-        if let Some(number) = crowded {
-            connection.prepare_cached("DELETE FROM dead_letters WHERE number <= ?1")?.execute([number])?;
+        let share = self.budget.file_bytes_max / DEAD_LETTER_SHARE;
+        let bytes = self.letter_bytes.map_or_else(|| letter_bytes(connection), Ok)?;
+        self.letter_bytes = Some(bytes);
+        if bytes > share {
+            // A little more than has to go, so that the next letters find room without another look at all of them.
+            let text = "SELECT max(number) FROM (SELECT number, sum(length(raw) + ?2) OVER (ORDER BY number DESC) AS bytes \
+                        FROM dead_letters) WHERE bytes > ?1";
+            let bounds = ((share - share / 8) as i64, LETTER_OVERHEAD_BYTES as i64);
+            let crowded: Option<i64> = connection.prepare_cached(text)?.query_row(bounds, |row| row.get(0))?;
+            if let Some(number) = crowded {
+                connection.prepare_cached("DELETE FROM dead_letters WHERE number <= ?1")?.execute([number])?;
+            }
+            self.letter_bytes = None;
         }
         let first: Option<i64> = connection
             .prepare_cached("SELECT arrival FROM dead_letters ORDER BY number LIMIT 1")?
@@ -348,6 +370,7 @@ impl Sweeper {
         if first.is_some_and(|arrival| arrival < oldest) {
             let text = "DELETE FROM dead_letters WHERE arrival < ?1 AND number < (SELECT max(number) FROM dead_letters)";
             connection.prepare_cached(text)?.execute([oldest])?;
+            self.letter_bytes = None;
         }
         Ok(())
     }
@@ -388,4 +411,11 @@ impl Sweeper {
         let share = (last + 1 - needed.max(first)) as f64 / (last + 1 - first).max(1) as f64;
         Ok(share.clamp(0.0, 1.0))
     }
+}
+
+/// What all dead letters take; looks at each.
+fn letter_bytes(connection: &Connection) -> Result<u64, StoreError> {
+    let text = "SELECT coalesce(sum(length(raw) + ?1), 0) FROM dead_letters";
+    let bytes: i64 = connection.prepare_cached(text)?.query_row([LETTER_OVERHEAD_BYTES as i64], |row| row.get(0))?;
+    Ok(bytes.max(0) as u64)
 }

@@ -1,6 +1,7 @@
 //! The handle that everybody who writes has: puts commands into the queue, large batches encoded already on the caller's thread.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
@@ -30,9 +31,15 @@ impl Writer {
 
     /// Hands rows over, waiting while the queue is full. The answer comes through `on_synced`, errors too.
     pub fn append_blocking(&self, append: Append) {
-        if let Some(prepared) = prepare(append)
-            && let Err(refused) = self.shared.queue.push_blocking(Command::Append(prepared))
-        {
+        let Some(prepared) = prepare(append) else { return };
+        let pushed = self.shared.queue.try_push(Command::Append(prepared)).or_else(|refused| match refused {
+            Refused::NoRoom(command) => {
+                self.held_back();
+                self.shared.queue.push_blocking(command)
+            }
+            closed @ Refused::Closed(..) => Err(closed),
+        });
+        if let Err(refused) = pushed {
             refuse(refused);
         }
     }
@@ -42,7 +49,11 @@ impl Writer {
     /// # Errors
     /// The append, to be tried again with [`Self::try_again`].
     pub fn try_append(&self, append: Append) -> Result<(), NotTaken> {
-        prepare(append).map_or(Ok(()), |prepared| self.try_again(NotTaken(prepared)))
+        prepare(append).map_or(Ok(()), |prepared| self.try_again(NotTaken(prepared))).inspect_err(|_| self.held_back())
+    }
+
+    fn held_back(&self) {
+        self.shared.held_back.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Tries once more.

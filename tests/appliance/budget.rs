@@ -109,6 +109,7 @@ fn a_budget_that_fills_is_told_holds_the_sources_that_can_wait_and_sheds_nothing
     let status = appliance.until("the others are seen", |status| entry(status, "sources", "api")["rows"]["accepted"] == posted);
     let floor = entry(&status, "sources", "floor");
     assert_eq!((&floor["state"], &floor["rows"]["accepted"]), (&json!("up"), &json!(0)), "{floor}");
+    assert!(status["store"]["source_waits"].as_u64() > Some(0), "{}", status["store"]);
     check_ledger(&appliance.metrics());
 
     cache.start();

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     ends::dead_letters,
-    process::{Site, ask, until},
+    process::{Appliance, Site, ask, entry, until},
 };
 
 const CONFIG: &str = r#"
@@ -55,6 +55,31 @@ fn a_row_that_a_checkpoint_refuses_is_one_dead_letter_whatever_is_gone_over_agai
         assert_eq!(dead_letters(&site).len(), 1);
         appliance.kill();
     }
+}
+
+#[test]
+fn a_checkpoint_comes_at_its_interval_and_not_before() {
+    let site = site("interval");
+    let processed = |appliance: &Appliance, rows: u64| {
+        appliance.until("it went through the engine", |status| entry(status, "pipelines", "quality")["processed"] == rows);
+    };
+    let place = || {
+        let inventory = site.store().inventory().expect("the store is readable");
+        (inventory.checkpoint, inventory.record_last)
+    };
+    let appliance = site.start();
+    assert_eq!(appliance.ask("POST", "/rows", &rows([10.0, 11.0, 12.0])).status, 202);
+    processed(&appliance, 3);
+    let (checkpoint, last) = place();
+    assert!(checkpoint < last, "an hour has not passed: {checkpoint:?} of {last:?}");
+    appliance.stop();
+    let hourly = fs::read_to_string(site.config()).expect("it was written");
+    fs::write(site.config(), hourly.replace("\"1h\"", "\"50ms\"")).expect("the folder is ours");
+    let appliance = site.start();
+    assert_eq!(appliance.ask("POST", "/rows", &rows([13.0, 14.0])).status, 202);
+    processed(&appliance, 5);
+    until("the checkpoint has everything, though nobody has asked for it", || (place().0 == place().1).then_some(()));
+    appliance.kill();
 }
 
 #[test]

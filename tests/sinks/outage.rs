@@ -151,6 +151,57 @@ async fn kafka_at_least_once_loses_nothing_when_killed() {
     assert_eq!(ids, expected);
 }
 
+/// What a process that is killed between delivery and cursor costs: nothing, with `exactly_once`
+/// ([`kafka_sees_each_row_once_although_the_store_forgets_every_cursor`]); here, what it sent comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_at_least_once_doubles_what_a_killed_process_had_sent() {
+    let server = Server::of(Kind::Kafka);
+    let topic = unique("twice");
+    let settings = || Settings::Kafka(kafka::settings(&server, &topic, Delivery::AtLeastOnce));
+    let appliance = unique("appliance");
+    let backlog = Memory::of(4_000, 50);
+    backlog.content().forgetful = true;
+    let killed = Loop::start(&appliance, settings(), &backlog);
+    killed.until(|now| now.delivered.rows >= 1_000).await;
+    let sent = killed.counters.snapshot().delivered.rows;
+    killed.task.abort();
+    backlog.content().forgetful = false;
+    let running = Loop::start(&appliance, settings(), &backlog);
+    running.until_delivered(4_000).await;
+    running.stop().await;
+    let mut ids = kafka::row_ids_of(&kafka::records(&server, &topic));
+    let all = ids.len() as u64;
+    ids.sort_unstable();
+    ids.dedup();
+    let mut expected = row_ids(&appliance, 4_000);
+    expected.sort_unstable();
+    assert_eq!(ids, expected, "none is lost");
+    assert!(all >= 4_000 + sent, "{all} records: what was sent before is there twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_at_most_once_doubles_nothing_and_counts_what_an_outage_loses() {
+    let mut server = Server::own(Kind::Kafka);
+    let topic = unique("at_most_once");
+    let appliance = unique("appliance");
+    let backlog = Memory::of(ROWS, 50);
+    let running = Loop::start(&appliance, Settings::Kafka(kafka::settings(&server, &topic, Delivery::AtMostOnce)), &backlog);
+    running.until(|now| now.delivered.rows > 1_000).await;
+    server.kill();
+    running.until(|now| now.lost.rows > 0).await;
+    server.start();
+    running.until_delivered(ROWS).await;
+    let counters = running.counters.snapshot();
+    running.stop().await;
+    let ids = kafka::row_ids_of(&kafka::records(&server, &topic));
+    let expected = row_ids(&appliance, ROWS);
+    let mut all = expected.iter();
+    assert!(ids.iter().all(|id| all.any(|one| one == id)), "in order, and none twice");
+    assert_eq!(counters.delivered.rows + counters.lost.rows, ROWS);
+    // Nobody acknowledges: what was on its way to the broker when it was killed is missing besides what is counted.
+    assert!((ids.len() as u64) < ROWS && ids.len() as u64 <= counters.delivered.rows, "{} of {counters:?}", ids.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_killed_half_way_shows_the_latest_row_again() {
     let mut server = Server::own(Kind::Redis);

@@ -209,8 +209,10 @@ fn a_full_queue_refuses_and_tells_when_there_is_room() {
             Box::new(move |outcome: Result<_, _>| sender.send(outcome.map(|_| ())).unwrap())
         },
     };
+    let mut held_back = 0;
     for message in 0..100 {
         let mut taken = writer.try_append(append(message * 2_000));
+        held_back += u64::from(taken.is_err());
         while let Err(append) = taken {
             let (room, told) = channel();
             writer.when_room(Box::new(move || room.send(()).unwrap()));
@@ -218,6 +220,7 @@ fn a_full_queue_refuses_and_tells_when_there_is_room() {
             taken = writer.try_again(append);
         }
     }
+    assert_eq!(store.counters().appends_held_back, held_back, "each that waited counts once");
     drop(store);
     drop(sender);
     assert_eq!(answers.iter().flatten().count(), 100);

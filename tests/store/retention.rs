@@ -1,7 +1,12 @@
 //! The budget holds; what goes before it was delivered is counted.
 
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
 use qadf_edge::model::{Input, Timestamp};
-use qadf_edge::store::{CursorMove, Lane, RecordNo, StartAt, Store, StoreConfig, StoreError, StoreStatus, Subscription, WhenFull};
+use qadf_edge::store::{
+    Append, CursorMove, DeadLetter, Lane, RecordNo, StartAt, Store, StoreConfig, StoreError, StoreStatus, Subscription, WhenFull,
+};
 
 use super::fixture::{directory, now, output, rows, rows_of, seq, step, stored};
 
@@ -159,5 +164,48 @@ fn the_newest_row_and_result_stay_so_that_numbers_go_on() {
         let result = output(&round.to_string(), "p");
         let step = store.writer().commit_step_and_wait(step(1, vec![result], None)).unwrap();
         assert_eq!(step.last_seq, seq(round + 1));
+    }
+}
+
+/// One dead letter of a kilobyte.
+fn refuse(store: &Store) {
+    let letter = DeadLetter {
+        source: "floor".into(),
+        partition: "topic".into(),
+        stream: None,
+        arrival: Timestamp(now()),
+        reason: "undecodable".to_owned(),
+        detail: String::new(),
+        raw: vec![b'x'; 1_000],
+    };
+    let (sender, answer) = channel();
+    store.writer().append_blocking(Append {
+        input: None,
+        dead_letters: vec![letter],
+        decoded_at: Instant::now(),
+        on_synced: Box::new(move |outcome| sender.send(outcome).unwrap()),
+    });
+    answer.recv().unwrap().unwrap();
+}
+
+#[test]
+fn dead_letters_keep_to_their_share_of_the_budget_and_the_newest_stay() {
+    let dir = directory();
+    let store = open(dir.path(), WhenFull::ShedOldest);
+    let reader = store.reader().unwrap();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    // They are looked at once a second: the first time with hardly any there, later with too many.
+    let mut last = 0;
+    loop {
+        refuse(&store);
+        last += 1;
+        let kept = reader.dead_letters(0, 10_000).unwrap();
+        assert_eq!(kept.last().unwrap().0, last);
+        if kept[0].0 > 1 {
+            let bytes = kept.len() as u64 * 1_000;
+            assert!((MAX_BYTES / 40..MAX_BYTES / 10).contains(&bytes), "{bytes}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "none has gone");
     }
 }

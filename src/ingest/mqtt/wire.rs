@@ -95,6 +95,7 @@ impl Wire {
             options.set_credentials(user, password);
         }
         let (client, mut events) = rumqttc::AsyncClient::new(options, REQUESTS_MAX);
+        events.network_options = at_once();
         for pkid in PACKET_IDS {
             let mut publish = rumqttc::Publish::new("", rumqttc::QoS::ExactlyOnce, "");
             publish.pkid = pkid;
@@ -114,6 +115,7 @@ impl Wire {
         options.set_max_packet_size(u32::try_from(super::PACKET_BYTES_MAX).ok());
         options.set_manual_acks(true);
         options.set_keep_alive(KEEP_ALIVE);
+        options.set_network_options(at_once());
         if let Some((user, password)) = &config.credentials {
             options.set_credentials(user, password);
         }
@@ -167,6 +169,13 @@ impl Wire {
             }
         }
     }
+}
+
+/// Acknowledgements are a few bytes each: the system would hold them back for up to 40 ms to send several together.
+fn at_once() -> rumqttc::NetworkOptions {
+    let mut options = rumqttc::NetworkOptions::new();
+    options.set_tcp_nodelay(true);
+    options
 }
 
 impl Acknowledger {
