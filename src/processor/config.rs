@@ -93,6 +93,9 @@ pub(super) fn ns(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// What a row states of the watermark, if it does.
+type MarkOf<T> = Box<dyn FnMut(&T) -> Option<Timestamp> + Send>;
+
 /// The times of some rows.
 type TimeOf<T> = Box<dyn FnMut(&[T], &mut Vec<i64>) + Send>;
 
@@ -103,13 +106,14 @@ pub struct Watermark<T> {
     pub(super) idle: Option<Duration>,
     pub(super) max_future: Option<Duration>,
     pub(super) all_idle: AllIdle,
+    pub(super) mark_of: Option<MarkOf<T>>,
 }
 
 impl<T> Watermark<T> {
     /// The time of a row is what `time_of` says.
     pub fn by(mut time_of: impl FnMut(&T) -> Timestamp + Send + 'static) -> Self {
         let time_of: TimeOf<T> = Box::new(move |rows, times| times.extend(rows.iter().map(|row| time_of(row).0)));
-        Self { time_of, delay: None, idle: None, max_future: None, all_idle: AllIdle::Close }
+        Self { time_of, delay: None, idle: None, max_future: None, all_idle: AllIdle::Close, mark_of: None }
     }
 
     /// The time of a row is what `time_of` says, milliseconds since 1970.
@@ -141,9 +145,15 @@ impl<T> Watermark<T> {
         Self { all_idle, ..self }
     }
 
+    /// Only what rows state moves the watermark: behind one for which `mark_of` gives a time, nothing earlier is expected of its partition.
+    #[must_use]
+    pub fn punctuated(self, mark_of: impl FnMut(&T) -> Option<Timestamp> + Send + 'static) -> Self {
+        Self { mark_of: Some(Box::new(mark_of)), ..self }
+    }
+
     pub(super) fn config(&self, default_delay: Duration) -> WatermarkConfig {
         WatermarkConfig {
-            mode: WatermarkMode::Bounded,
+            mode: if self.mark_of.is_some() { WatermarkMode::Punctuated } else { WatermarkMode::Bounded },
             delay_ns: ns(self.delay.unwrap_or(default_delay)),
             idle_ns: self.idle.map(ns),
             max_future_ns: self.max_future.map(ns),

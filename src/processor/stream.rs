@@ -205,6 +205,14 @@ impl<T: Send + 'static> Step for Clock<T> {
                 future.into_iter().for_each(|row| chunk.flags[row] = Flags::FUTURE);
             }
         }
+        if let Some(mark_of) = &mut self.watermark.mark_of {
+            for (row, after) in chunk.rows.iter().zip(&mut after) {
+                if let Some(mark) = mark_of(row) {
+                    self.watermarks.punctuate(&chunk.partition, mark, chunk.arrival);
+                }
+                *after = self.watermarks.combined().0;
+            }
+        }
         chunk.is_timed = true;
         chunk.time = std::mem::take(&mut batch.time);
         chunk.flow = Arc::new(Flow { before, after, first_seq: 0 });
