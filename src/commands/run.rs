@@ -65,10 +65,11 @@ async fn serve(mut config: Config, path: &std::path::Path) -> Result<(), Failure
         let mut appliance = appliance;
         let order = loop {
             match watch(&appliance, &mut signals, path).await {
-                Ok(Order::Reload(next)) => match reload(&mut appliance, *next, &mut brokers, &mut config).await {
-                    Some(next) => break Ok(Order::Reload(next)),
-                    None => continue,
-                },
+                Ok(Order::Reload(next)) => {
+                    if let Some(next) = reload(&mut appliance, *next, &mut brokers, &mut config).await {
+                        break Ok(Order::Reload(next));
+                    }
+                }
                 order => break order,
             }
         };
