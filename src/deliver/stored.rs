@@ -97,20 +97,14 @@ impl StoredBacklog {
     }
 
     /// How much the store has between two numbers, and the first number of that: what was removed before has expired, what is removed
-    /// from here on counts as held. So nothing may be removed while this counts.
+    /// from here on counts as held.
     fn count_between(&self, lane: Lane, after: Seq, through: Seq) -> Result<(Seq, u64), BacklogError> {
         let only = match lane {
             Lane::Rows => self.route.streams.as_deref(),
             Lane::Results => self.route.pipelines.as_deref(),
         };
-        let count = |seq| self.reader.count_after(lane, seq, only);
-        loop {
-            let oldest = self.reader.oldest(lane)?;
-            let held = count(after)?.saturating_sub(count(through)?);
-            if self.reader.oldest(lane)? == oldest {
-                return Ok((oldest.unwrap_or_default().max(Seq(after.0 + 1)), held));
-            }
-        }
+        let (oldest, held) = self.reader.count_between(lane, after, through, only)?;
+        Ok((oldest.unwrap_or_default().max(Seq(after.0 + 1)), held))
     }
 }
 
