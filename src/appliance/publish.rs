@@ -416,8 +416,8 @@ mod tests {
             autonomy_seconds: Some(9_000.0),
             ..StoreCounters::default()
         };
-        assert_eq!(filling(&store(249, false), &[sink.clone()]), None);
-        let told = reported(&filling(&store(250, false), &[sink.clone()]).into_iter().collect::<Vec<_>>());
+        assert_eq!(filling(&store(249, false), std::slice::from_ref(&sink)), None);
+        let told = reported(&filling(&store(250, false), std::slice::from_ref(&sink)).into_iter().collect::<Vec<_>>());
         assert!(told[0].0.contains("wait for plant; at this rate the rest lasts 2.5 hours"), "{told:?}");
         assert_eq!(told[0].1, Severity::High);
         assert!(filling(&store(900, true), &[sink]).is_some_and(|said| said.contains("are not read meanwhile")));

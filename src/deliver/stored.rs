@@ -96,13 +96,15 @@ impl StoredBacklog {
         Ok(())
     }
 
-    fn count_between(&self, lane: Lane, after: Seq, through: Seq) -> Result<u64, BacklogError> {
+    /// How much the store has between two numbers, and the first number of that: what was removed before has expired, what is removed
+    /// from here on counts as held.
+    fn count_between(&self, lane: Lane, after: Seq, through: Seq) -> Result<(Seq, u64), BacklogError> {
         let only = match lane {
             Lane::Rows => self.route.streams.as_deref(),
             Lane::Results => self.route.pipelines.as_deref(),
         };
-        let count = |seq| self.reader.count_after(lane, seq, only);
-        Ok(count(after)?.saturating_sub(count(through)?))
+        let (oldest, held) = self.reader.count_between(lane, after, through, only)?;
+        Ok((oldest.unwrap_or_default().max(Seq(after.0 + 1)), held))
     }
 }
 
@@ -136,11 +138,10 @@ impl Backlog for StoredBacklog {
     }
 
     fn catch_up(&mut self, cursor: Progress, through: Progress) -> Result<Count, BacklogError> {
-        let held = Count {
-            rows: self.count_between(Lane::Rows, cursor.rows, through.rows)?,
-            results: self.count_between(Lane::Results, cursor.results, through.results)?,
-        };
-        let from = Progress { rows: Seq(cursor.rows.0 + 1), results: Seq(cursor.results.0 + 1) };
+        let (first_row, rows) = self.count_between(Lane::Rows, cursor.rows, through.rows)?;
+        let (first_result, results) = self.count_between(Lane::Results, cursor.results, through.results)?;
+        let held = Count { rows, results };
+        let from = Progress { rows: first_row, results: first_result };
         self.move_all(Confirmation { from, through, delivered: held, given_up: Count::default() })?;
         Ok(held)
     }

@@ -413,6 +413,24 @@ impl Reader {
         tables::count_after(&self.connection, lane, seq.0, only)
     }
 
+    /// How many rows or results of `only` come after `after` up to `through`, and the number of the oldest that is kept, all of one moment:
+    /// neither what is appended nor what is removed meanwhile changes the count.
+    ///
+    /// # Errors
+    /// As the disk's.
+    pub fn count_between(
+        &self,
+        lane: Lane,
+        after: Seq,
+        through: Seq,
+        only: Option<&[Arc<str>]>,
+    ) -> Result<(Option<Seq>, u64), StoreError> {
+        let moment = self.connection.unchecked_transaction()?;
+        let count = |seq: Seq| tables::count_after(&moment, lane, seq.0, only);
+        let held = count(after)?.saturating_sub(count(through)?);
+        Ok((tables::oldest(&moment, lane)?.map(Seq), held))
+    }
+
     /// The number of the oldest row or result that is kept.
     ///
     /// # Errors

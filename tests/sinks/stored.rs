@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::SystemTime};
 
 use qadf_edge::{
-    deliver::{Delivery, Progress, Route, StoredBacklog},
+    deliver::{Backlog, Delivery, Progress, Route, StoredBacklog},
     model::{Batch, Input, Seq, Timestamp},
     store::{Balance, Lane, RecordNo, StartAt, StepCommit, StepOutput, Store, StoreConfig},
 };
@@ -106,6 +106,34 @@ async fn what_the_far_end_knows_counts_as_delivered() {
     far_end.state(|state| assert_eq!((state.rows[0], state.rows.len(), &state.results), (41, 40, &vec![2])));
     assert_eq!(balance(&store, Lane::Rows), (80, 80, 0, 0));
     assert_eq!(balance(&store, Lane::Results), (2, 2, 0, 0));
+}
+
+#[test]
+fn what_expired_before_the_far_end_was_asked_stays_expired_and_nothing_waits_for_ever() {
+    let directory = tempfile::tempdir().expect("made");
+    let config = StoreConfig { max_bytes: 2 << 20, ..StoreConfig::default() };
+    let (store, _) = Store::open(directory.path(), config).expect("opened");
+    let mut backlog = backlog(&store, Route::default());
+    let cursor = backlog.cursor().expect("known");
+    // Rows go for want of room before the sink has connected to a far end that had them all in an earlier life.
+    let mut state = 1_u64;
+    while balance(&store, Lane::Rows).3 == 0 {
+        let mut batch = Batch { arrival: now(), ..Batch::clone(&material::batch("meltpool", 1, 1_000)) };
+        for value in &mut batch.signals[0] {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *value = f64::from_bits(0x3ff0_0000_0000_0000 | state >> 12);
+        }
+        store.writer().append(Input::Batch(batch.into())).expect("the oldest go");
+    }
+    let (accepted, .., expired) = balance(&store, Lane::Rows);
+    let through = Progress { rows: Seq(accepted), results: Seq(0) };
+    let held = backlog.catch_up(cursor, through).expect("the store is fine");
+    assert_eq!(held.rows, accepted - expired);
+    while balance(&store, Lane::Rows).1 == 0 {
+        std::thread::yield_now();
+    }
+    let (accepted, delivered, buffered, expired) = balance(&store, Lane::Rows);
+    assert_eq!((delivered + expired, buffered), (accepted, 0), "{accepted} {delivered} {expired}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
