@@ -142,7 +142,7 @@ fn measure(name: &str, parts: &str, keys: u64, seconds: usize) {
         // The first fill the windows and end the baselines.
         if second >= 10 {
             pauses.push(pause.as_secs_f64() * 1e3);
-            encodings.push((started.elapsed() - pause).as_secs_f64() * 1e3);
+            encodings.push(started.elapsed().saturating_sub(pause).as_secs_f64() * 1e3);
             bytes.push(parts.iter().map(|(_, bytes)| bytes.as_ref().map_or(0, Vec::len)).sum::<usize>() as f64 / 1e3);
         }
     }

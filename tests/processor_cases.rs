@@ -90,13 +90,13 @@ fn run(case: &Value, max: usize, threads: usize) -> (Vec<WindowResult>, Vec<Even
         emitter.emit(event).expect("it is taken before the processor ends");
     }
     processor.start().expect("it starts");
-    let patience = Instant::now() + Duration::from_secs(60);
+    let patience = Instant::now() + Duration::from_mins(1);
     while processor.metrics().records_processed < count && Instant::now() < patience {
         std::thread::yield_now();
     }
     // Windows that are open stay so: the source does not end.
     processor.stop(true);
-    assert!(processor.await_termination(Some(Duration::from_secs(60))), "{:?}", processor.error());
+    assert!(processor.await_termination(Some(Duration::from_mins(1))), "{:?}", processor.error());
     drop(emitter);
     (fired.rows(), late.rows())
 }

@@ -8,9 +8,10 @@ use std::{
     cmp::Ordering,
     hash::{BuildHasher, Hasher},
     sync::Arc,
-    thread, vec,
+    vec,
 };
 
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use rustc_hash::FxBuildHasher;
 
 use super::{Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState, drive::drive_some};
@@ -19,7 +20,7 @@ use crate::model::{Batch, Body, Key, Output, Seq, Stream, Timestamp};
 /// More shards than this are refused.
 pub const SHARDS_MAX: usize = 64;
 
-/// Below so many rows a shard, starting threads costs more than it gains.
+/// Below so many rows a shard, waking threads costs more than it gains.
 const ROWS_MIN: usize = 1024;
 
 /// The hash that decides on the shard of a text: the same in every run.
@@ -172,6 +173,8 @@ pub struct SpreadWindows {
     hashes: Vec<u64>,
     /// By shard: room for the places of its rows.
     rows: Vec<Vec<u32>>,
+    /// A thread for each shard but the first, which is worked on by whoever calls.
+    pool: Option<ThreadPool>,
 }
 
 impl SpreadWindows {
@@ -188,7 +191,13 @@ impl SpreadWindows {
         let make = |_| WindowOperator::new(Arc::clone(pipeline), config.clone(), stream);
         let shards: Vec<WindowOperator> = (0..count).map(make).collect::<Result<_, _>>()?;
         let tags = config.group_by.iter().filter_map(|name| stream.tag(name)).collect();
-        Ok(Self { shards, tags, hashes: Vec::new(), rows: vec![Vec::new(); count] })
+        let pool = ThreadPoolBuilder::new().num_threads(count - 1).thread_name(|number| format!("windows-{}", number + 1));
+        let failed = |error: ThreadPoolBuildError| WindowError {
+            key: "parallelism",
+            message: format!("its threads could not be started: {error}"),
+        };
+        let pool = (count > 1).then(|| pool.build()).transpose().map_err(failed)?;
+        Ok(Self { shards, tags, hashes: Vec::new(), rows: vec![Vec::new(); count], pool })
     }
 
     /// The specification.
@@ -208,23 +217,22 @@ impl SpreadWindows {
             Part::driven(operator, batch, Some(rows_of(hashes, number, count, rows)), places, flow)
         };
         let mut shards = self.shards.iter_mut().zip(&mut self.rows).enumerate();
-        let parts = if batch.rows() < count * ROWS_MIN {
-            shards.map(|(number, (operator, rows))| work(number, operator, rows)).collect()
-        } else {
-            thread::scope(|scope| {
-                let mine = shards.next();
-                let others: Vec<_> =
-                    shards.map(|(number, (operator, rows))| scope.spawn(move || work(number, operator, rows))).collect();
-                let mut parts: Vec<Part> =
-                    mine.into_iter().map(|(number, (operator, rows))| work(number, operator, rows)).collect();
-                for other in others {
-                    match other.join() {
-                        Ok(part) => parts.push(part),
-                        Err(panic) => std::panic::resume_unwind(panic),
-                    }
+        let pool = self.pool.as_ref().filter(|_| batch.rows() >= count * ROWS_MIN);
+        let parts = if let Some(pool) = pool {
+            let mut parts: Vec<Part> = (0..count).map(|_| Part::default()).collect();
+            let (mut slots, work) = (parts.iter_mut(), &work);
+            pool.in_place_scope(|scope| {
+                let mine = shards.next().zip(slots.next());
+                for ((number, (operator, rows)), slot) in shards.zip(slots) {
+                    scope.spawn(move |_| *slot = work(number, operator, rows));
                 }
-                parts
-            })
+                if let Some(((number, (operator, rows)), slot)) = mine {
+                    *slot = work(number, operator, rows);
+                }
+            });
+            parts
+        } else {
+            shards.map(|(number, (operator, rows))| work(number, operator, rows)).collect()
         };
         out.extend(merged(parts, &self.shards[0].config().group_by));
     }
