@@ -166,7 +166,7 @@ async fn watermarks(State(handle): State<Handle>) -> Json<Value> {
                 .partitions
                 .iter()
                 .map(|partition| {
-                    let lag_seconds = partition.watermark.map(|watermark| snapshot.time.since(watermark) as f64 / 1e9);
+                    let lag_seconds = partition.lag_seconds(snapshot.time);
                     lags_seconds.extend(lag_seconds.filter(|_| !partition.idle));
                     let one = json!({"watermark": partition.watermark, "idle": partition.idle, "lag_seconds": lag_seconds});
                     (partition.partition.clone(), one)

@@ -63,6 +63,13 @@ impl Meter {
         self.operators.iter().position(|one| one.kind == kind).unwrap_or(self.operators.len())
     }
 
+    /// Has the operator at `place` take in `rows_in` rows, and counts what it adds to `out`.
+    pub fn measure<T>(&mut self, place: usize, rows_in: usize, out: &mut Vec<T>, work: impl FnOnce(&mut Vec<T>)) {
+        let lap = self.lap(out.len());
+        work(out);
+        self.done(place, lap, rows_in, out.len(), 0);
+    }
+
     /// An operator begins, when so much has been put out.
     pub fn lap(&self, out: usize) -> Lap {
         Lap { began_ns: (self.stopwatch)(), out }

@@ -215,14 +215,10 @@ impl Pipeline {
         let (gated, places) = (gated.as_ref(), rows.as_deref());
         let meter = &mut self.meter;
         for (place, window) in (meter.first("window")..).zip(&mut self.windows) {
-            let lap = meter.lap(out.len());
-            window.drive(gated, places, flow, &mut out);
-            meter.done(place, lap, gated.rows(), out.len(), 0);
+            meter.measure(place, gated.rows(), &mut out, |out| window.drive(gated, places, flow, out));
         }
         for (place, (join, right)) in (meter.first("join")..).zip(self.joins.iter_mut().zip(rights)) {
-            let lap = meter.lap(out.len());
-            drive(&mut Join::left(join, *right), gated, places, flow, &mut out);
-            meter.done(place, lap, gated.rows(), out.len(), 0);
+            meter.measure(place, gated.rows(), &mut out, |out| drive(&mut Join::left(join, *right), gated, places, flow, out));
         }
         for (place, pattern) in (meter.first("pattern")..).zip(&mut self.patterns) {
             let (lap, failed) = (meter.lap(out.len()), pattern.counters().errors);
@@ -230,21 +226,19 @@ impl Pipeline {
             meter.done(place, lap, gated.rows(), out.len(), pattern.counters().errors - failed);
         }
         for (place, chart) in (meter.first("chart")..).zip(&mut self.charts) {
-            let lap = meter.lap(out.len());
-            chart.push(gated, 0..gated.rows(), chart_emit(emit), &mut out);
-            alarms.onsets(&self.id, chart.drain_onsets(), &mut out);
-            meter.done(place, lap, gated.rows(), out.len(), 0);
+            meter.measure(place, gated.rows(), &mut out, |out| {
+                chart.push(gated, 0..gated.rows(), chart_emit(emit), out);
+                alarms.onsets(&self.id, chart.drain_onsets(), out);
+            });
         }
         for (place, threshold) in (meter.first("threshold")..).zip(&mut self.thresholds) {
-            let lap = meter.lap(out.len());
-            threshold.push(&self.id, gated, &mut alarms.book, &mut out);
-            meter.done(place, lap, gated.rows(), out.len(), 0);
+            meter.measure(place, gated.rows(), &mut out, |out| threshold.push(&self.id, gated, &mut alarms.book, out));
         }
         for (place, lane) in (meter.first("voxels")..).zip(&mut self.grids) {
-            let lap = meter.lap(out.len());
-            out.extend(lane.fill(&self.id, (gated, places), batch, emit));
-            lane.advance(Timestamp(flow.last()));
-            meter.done(place, lap, gated.rows(), out.len(), 0);
+            meter.measure(place, gated.rows(), &mut out, |out| {
+                out.extend(lane.fill(&self.id, (gated, places), batch, emit));
+                lane.advance(Timestamp(flow.last()));
+            });
         }
         self.finish(out, step);
     }
@@ -257,9 +251,8 @@ impl Pipeline {
         let mut out = Vec::new();
         for (place, (join, with)) in (self.meter.first("join")..).zip(self.joins.iter_mut().zip(&self.join_with)) {
             if **with == *batch.stream.id {
-                let lap = self.meter.lap(out.len());
-                drive(&mut Join::right(join, left), batch, None, flow, &mut out);
-                self.meter.done(place, lap, batch.rows(), out.len(), 0);
+                self.meter
+                    .measure(place, batch.rows(), &mut out, |out| drive(&mut Join::right(join, left), batch, None, flow, out));
             }
         }
         self.finish(out, step);
@@ -273,19 +266,13 @@ impl Pipeline {
         let mut out = Vec::new();
         let meter = &mut self.meter;
         for (place, window) in (meter.first("window")..).zip(&mut self.windows) {
-            let lap = meter.lap(out.len());
-            window.advance(watermark, &mut out);
-            meter.done(place, lap, 0, out.len(), 0);
+            meter.measure(place, 0, &mut out, |out| window.advance(watermark, out));
         }
         for (place, (join, right)) in (meter.first("join")..).zip(self.joins.iter_mut().zip(rights)) {
-            let lap = meter.lap(out.len());
-            join.advance(Timestamp(watermark.0.min(*right)), &mut out);
-            meter.done(place, lap, 0, out.len(), 0);
+            meter.measure(place, 0, &mut out, |out| join.advance(Timestamp(watermark.0.min(*right)), out));
         }
         for (place, pattern) in (meter.first("pattern")..).zip(&mut self.patterns) {
-            let lap = meter.lap(out.len());
-            pattern.advance(watermark, &mut out);
-            meter.done(place, lap, 0, out.len(), 0);
+            meter.measure(place, 0, &mut out, |out| pattern.advance(watermark, out));
         }
         for lane in &mut self.grids {
             lane.advance(watermark);
@@ -304,9 +291,7 @@ impl Pipeline {
         let mut out = Vec::new();
         for (place, (join, with)) in (self.meter.first("join")..).zip(self.joins.iter_mut().zip(&self.join_with)) {
             if **with == *stream {
-                let lap = self.meter.lap(out.len());
-                join.advance(Timestamp(watermark), &mut out);
-                self.meter.done(place, lap, 0, out.len(), 0);
+                self.meter.measure(place, 0, &mut out, |out| join.advance(Timestamp(watermark), out));
             }
         }
         for output in &mut out {
@@ -319,9 +304,7 @@ impl Pipeline {
     pub fn close(&mut self, at: Seq, step: &mut Step) {
         let mut out = Vec::new();
         for (place, window) in (self.meter.first("window")..).zip(&mut self.windows) {
-            let lap = self.meter.lap(out.len());
-            window.fire_open(&mut out);
-            self.meter.done(place, lap, 0, out.len(), 0);
+            self.meter.measure(place, 0, &mut out, |out| window.fire_open(out));
         }
         for output in &mut out {
             output.at = at;
@@ -337,10 +320,10 @@ impl Pipeline {
         }
         let mut out = Vec::new();
         for (place, chart) in (self.meter.first("chart")..).zip(&mut self.charts) {
-            let lap = self.meter.lap(out.len());
-            chart.finish(flush, chart_emit(emit), at, &mut out);
-            alarms.onsets(&self.id, chart.drain_onsets(), &mut out);
-            self.meter.done(place, lap, 0, out.len(), 0);
+            self.meter.measure(place, 0, &mut out, |out| {
+                chart.finish(flush, chart_emit(emit), at, out);
+                alarms.onsets(&self.id, chart.drain_onsets(), out);
+            });
         }
         self.finish(out, step);
     }
@@ -427,11 +410,6 @@ impl Pipeline {
         let mut scratch = Scratch::default();
         let batch = derive(&self.derive, &self.stream, Cow::Borrowed(batch), &mut scratch, |_| {});
         (0..batch.rows()).map(|row| validate(&self.checkpoints, checkpoint, &batch, row, &mut scratch)).collect()
-    }
-
-    /// Windows open now.
-    pub fn active_windows(&self) -> u64 {
-        self.windows.iter().map(|window| window.open_count() as u64).sum()
     }
 
     pub(super) fn state(&self) -> PipelineState {

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use super::{DURATION_BOUNDS_SECONDS, Snapshot};
-use crate::model::Timestamp;
 
 /// The whole page at `/metrics`.
 pub fn render(snapshot: &Snapshot) -> String {
@@ -113,15 +112,11 @@ fn watermarks(page: &mut Page, snapshot: &Snapshot) {
     page.family(name, "gauge", "How far the watermark is behind the clock.");
     for stream in &snapshot.streams {
         for partition in &stream.partitions {
-            if let Some(lag) = partition.watermark.and_then(|watermark| lag_seconds(snapshot.time, watermark)) {
+            if let Some(lag) = partition.lag_seconds(snapshot.time) {
                 page.sample(name, &[("stream", &stream.id), ("partition", &partition.partition)], lag);
             }
         }
     }
-}
-
-fn lag_seconds(now: Timestamp, watermark: Timestamp) -> Option<f64> {
-    (watermark > Timestamp::MIN && watermark < Timestamp::MAX).then(|| now.since(watermark) as f64 / 1e9)
 }
 
 fn ledger(page: &mut Page, snapshot: &Snapshot) {

@@ -129,6 +129,14 @@ pub struct PartitionStatus {
     pub idle: bool,
 }
 
+impl PartitionStatus {
+    /// How far the watermark is behind `now`; none before the first row and after the last one.
+    pub fn lag_seconds(&self, now: Timestamp) -> Option<f64> {
+        let watermark = self.watermark.filter(|watermark| (Timestamp::MIN < *watermark) && (*watermark < Timestamp::MAX))?;
+        Some(now.since(watermark) as f64 / 1e9)
+    }
+}
+
 /// A signal's recent past.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SignalStatus {
