@@ -1,5 +1,7 @@
 //! The published cases of Flink, Beam and Kafka Streams through the typed processor.
 
+mod window_cases;
+
 use std::time::{Duration, Instant};
 
 use qadf_edge::{
@@ -11,6 +13,7 @@ use qadf_edge::{
     },
 };
 use serde_json::Value;
+use window_cases::int;
 
 /// A row of a case, or what it states of the watermark.
 #[derive(Debug, Clone)]
@@ -19,16 +22,6 @@ struct Event {
     time: i64,
     value: f64,
     mark: Option<Timestamp>,
-}
-
-fn cases() -> Vec<Value> {
-    let file: Value = serde_json::from_str(include_str!("cases/windows.json")).expect("the cases are JSON");
-    let cases = file["cases"].as_array().expect("a list");
-    cases.iter().filter(|case| case["spec"]["kind"] == "window").cloned().collect()
-}
-
-fn int(value: &Value) -> i64 {
-    value.as_i64().expect("an integer")
 }
 
 /// Watermarks of the cases are inclusive; saving and restoring has tests of its own.
@@ -103,7 +96,7 @@ fn run(case: &Value, max: usize, threads: usize) -> (Vec<WindowResult>, Vec<Even
 
 #[test]
 fn firings_and_late_rows_are_those_of_flink_and_kafka() {
-    let cases = cases();
+    let cases = window_cases::cases("window");
     assert!(cases.len() >= 13, "the cases were found");
     for (case, (max, threads)) in cases.iter().flat_map(|case| [(1000, 1), (1, 1), (3, 2)].map(|how| (case, how))) {
         let (fired, late) = run(case, max, threads);
@@ -111,16 +104,9 @@ fn firings_and_late_rows_are_those_of_flink_and_kafka() {
             .iter()
             .map(|window| (window.tag("part").unwrap_or("").to_owned(), window.start.0, window.end.0, value(window)))
             .collect();
-        let list = |key: &str| case["expected"][key].as_array().cloned().unwrap_or_default();
-        // What one event fires comes in the order end, start, key here; the cases list it by key.
-        let mut expected: Vec<(i64, i64, i64, String, i64)> = list("firings")
-            .iter()
-            .map(|f| (int(&f[0]), int(&f[3]), int(&f[2]), f[1].as_str().expect("a key").to_owned(), int(&f[4])))
-            .collect();
-        expected.sort();
-        let expected: Vec<_> = expected.into_iter().map(|(_, end, start, key, value)| (key, start, end, value)).collect();
+        let (expected, expected_late) = window_cases::expected(case);
         assert_eq!(fired, expected, "{} in chunks of {max} on {threads} threads", case["name"]);
         let late: Vec<i64> = late.iter().map(|event| event.time).collect();
-        assert_eq!(late, list("late").iter().map(|row| int(&row[2])).collect::<Vec<_>>(), "{}", case["name"]);
+        assert_eq!(late, expected_late, "{}", case["name"]);
     }
 }

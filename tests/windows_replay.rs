@@ -1,5 +1,7 @@
 //! The published cases of Flink, Beam and Kafka Streams through `qadf-edge replay`, and what event time means in a configuration.
 
+mod window_cases;
+
 use std::{fs, path::Path, process::Command};
 
 use qadf_edge::{
@@ -7,6 +9,7 @@ use qadf_edge::{
     model::{Batch, Stream, Timestamp},
 };
 use serde_json::{Value, json};
+use window_cases::{cases, int};
 
 /// Result lines of the program for a configuration and rows.
 #[track_caller]
@@ -22,16 +25,6 @@ fn replay(toml: &str, lines: &[Value], more: &[&str]) -> Vec<Value> {
     assert!(ran.status.success() && !errors.contains("\"reason\""), "{toml}\n{errors}");
     let out = String::from_utf8(ran.stdout).expect("it is text");
     out.lines().map(|line| serde_json::from_str(line).expect("a result is JSON")).collect()
-}
-
-fn cases(kind: &str) -> Vec<Value> {
-    let file: Value = serde_json::from_str(include_str!("cases/windows.json")).expect("the cases are JSON");
-    let cases = file["cases"].as_array().expect("a list");
-    cases.iter().filter(|case| case["spec"]["kind"] == kind).cloned().collect()
-}
-
-fn int(value: &Value) -> i64 {
-    value.as_i64().expect("an integer")
 }
 
 /// A time of a result, in nanoseconds since 1970.
@@ -95,17 +88,10 @@ fn firings_and_late_rows_are_those_of_flink_and_kafka() {
                 (w["key"]["part"].as_str().unwrap_or("").to_owned(), ns(&w["start"]), ns(&w["end"]), value)
             })
             .collect();
-        let list = |key: &str| case["expected"][key].as_array().cloned().unwrap_or_default();
-        // What one event fires comes in the order end, start, key here; the cases list it by key.
-        let mut expected: Vec<(i64, i64, i64, String, i64)> = list("firings")
-            .iter()
-            .map(|f| (int(&f[0]), int(&f[3]), int(&f[2]), f[1].as_str().expect("a key").to_owned(), int(&f[4])))
-            .collect();
-        expected.sort();
-        let expected: Vec<_> = expected.into_iter().map(|(_, end, start, key, value)| (key, start, end, value)).collect();
+        let (expected, expected_late) = window_cases::expected(&case);
         assert_eq!(fired, expected, "{}", case["name"]);
         let late: Vec<i64> = of("late").iter().map(|late| ns(&late["row"]["time"])).collect();
-        assert_eq!(late, list("late").iter().map(|row| int(&row[2])).collect::<Vec<_>>(), "{}", case["name"]);
+        assert_eq!(late, expected_late, "{}", case["name"]);
     }
 }
 
