@@ -33,6 +33,9 @@ impl Order {
 
     /// The oldest `leaving` rows of the ring whose rows from number `first` on have `times` are about to go.
     pub fn evict(&mut self, first: u64, times: &[i64], leaving: usize) {
+        if leaving == times.len() {
+            return self.clear();
+        }
         let Some(sorted) = &mut self.sorted else { return };
         for (row, time) in times[..leaving].iter().enumerate() {
             sorted.remove(&(*time, first + row as u64));
@@ -53,9 +56,12 @@ impl Order {
         }
         self.descents += new_descents;
         let numbered = |times: &[i64], from: u64| times.iter().copied().zip(from..).collect::<Vec<_>>();
-        self.sorted
-            .get_or_insert_with(|| numbered(before, first).into_iter().collect())
-            .extend(numbered(added, first + before.len() as u64));
+        let added = numbered(added, first + before.len() as u64);
+        match &mut self.sorted {
+            Some(sorted) => sorted.extend(added),
+            // Built at once, which is several times faster than row by row.
+            None => self.sorted = Some(numbered(before, first).into_iter().chain(added).collect()),
+        }
     }
 }
 

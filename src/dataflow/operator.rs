@@ -46,7 +46,7 @@ struct KeyState {
 }
 
 /// What a checkpoint keeps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WindowState {
     cut: Option<(i64, i64, i64, bool)>,
     watermark: i64,
