@@ -59,10 +59,21 @@ pub fn drive<T: Timed>(operator: &mut T, batch: &Batch, places: Option<&[usize]>
 pub trait TimedRows {
     /// As [`Timed::quiet_until`].
     fn quiet_until(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp;
-    /// Takes in the rows `rows[range]` (`None`: the rows `range`) while the watermark stands at `watermark`.
-    fn push_some(&mut self, batch: &Batch, rows: Option<&[u32]>, range: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>);
+    /// Takes in `rows` while the watermark stands at `watermark`.
+    fn push_some(&mut self, batch: &Batch, rows: Rows<'_>, watermark: Timestamp, out: &mut Vec<Output>);
     /// The watermark is here now.
     fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>);
+}
+
+/// Rows of a batch.
+#[derive(Debug, Clone)]
+pub struct Rows<'r> {
+    /// Their places are `places[range]`; `None`: `range`.
+    pub places: Option<&'r [u32]>,
+    /// See `places`.
+    pub range: Range<usize>,
+    /// Their earliest and their latest time, if that is known.
+    pub bounds: Option<(i64, i64)>,
 }
 
 struct Whole<'o, T>(&'o mut T);
@@ -72,8 +83,8 @@ impl<T: Timed> TimedRows for Whole<'_, T> {
         self.0.quiet_until(earliest, watermark)
     }
 
-    fn push_some(&mut self, batch: &Batch, _: Option<&[u32]>, range: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
-        self.0.push(batch, range, watermark, out);
+    fn push_some(&mut self, batch: &Batch, rows: Rows<'_>, watermark: Timestamp, out: &mut Vec<Output>) {
+        self.0.push(batch, rows.range, watermark, out);
     }
 
     fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>) {
@@ -103,16 +114,20 @@ pub fn drive_some<T: TimedRows>(
     let (mut next, mut watermark, mut moves) = (0, Timestamp(flow.before), &flow.moves[..]);
     loop {
         // Progress is made even if an operator has nothing quiet to offer: at least one move of the flow goes by in each turn.
-        let from = match &earliest {
-            Some(earliest) => earliest[next],
-            None => earliest_of(&batch.time, some),
+        let (from, bounds) = match &earliest {
+            Some(earliest) => (earliest[next], None),
+            None => {
+                let bounds = bounds_of(&batch.time, some);
+                (bounds.0, Some(bounds))
+            }
         };
         let quiet = operator.quiet_until(Timestamp(from), watermark);
         moves = &moves[moves.partition_point(|(_, after)| *after < quiet.0)..];
         let moved = moves.split_first();
         let until = moved.map_or(rows, |((place, _), _)| until(next, *place).max(next));
         if until > next {
-            operator.push_some(batch, some, next..until, watermark, out);
+            let bounds = bounds.filter(|_| until - next == rows);
+            operator.push_some(batch, Rows { places: some, range: next..until, bounds }, watermark, out);
         }
         next = until;
         let Some(((place, after), behind)) = moved else { return };
@@ -130,13 +145,17 @@ pub fn drive_some<T: TimedRows>(
     }
 }
 
-/// The earliest time of all rows.
-fn earliest_of(times: &[i64], some: Option<&[u32]>) -> i64 {
-    let earliest = match some {
-        Some(some) => some.iter().map(|row| times[*row as usize]).min(),
-        None => times.iter().copied().min(),
-    };
-    earliest.unwrap_or(i64::MAX)
+/// The earliest and the latest time of all rows.
+fn bounds_of(times: &[i64], some: Option<&[u32]>) -> (i64, i64) {
+    match some {
+        Some(some) => bounds(some.iter().map(|row| times[*row as usize])),
+        None => bounds(times.iter().copied()),
+    }
+}
+
+/// The earliest and the latest of `times`; the ends of time the wrong way round if there are none.
+pub fn bounds(times: impl Iterator<Item = i64>) -> (i64, i64) {
+    times.fold((i64::MAX, i64::MIN), |(earliest, latest), time| (earliest.min(time), latest.max(time)))
 }
 
 /// The earliest time from each row on; the last entry, after all rows, is the end of time.
