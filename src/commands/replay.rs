@@ -113,9 +113,9 @@ impl Replay {
             let inputs = reader.inputs_after(after, JOURNAL_ROWS).map_err(Failure::failed)?;
             let Some(last) = inputs.last() else { return Ok(()) };
             after = last.record;
-            for recorded in &inputs {
-                self.feed(&recorded.input)?;
-            }
+            inputs.iter().for_each(|recorded| self.engine.begin(&recorded.input, &mut self.step));
+            self.engine.settle(&mut self.step);
+            self.print()?;
         }
     }
 

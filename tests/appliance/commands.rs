@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::Output};
 
 use serde_json::{Value, json};
 
+use crate::ends;
 use crate::process::{Site, qadf_edge, run, stderr, stdout, until};
 
 const CONFIG: &str = r#"
@@ -138,6 +139,31 @@ fn replay_gives_the_same_bytes_each_time_and_goes_on_after_bad_rows() {
     let piped = command.stdin(fs::File::open(&input).expect("it was written")).output().expect("it runs");
     let without_voxels: Vec<Value> = results.iter().filter(|result| result["kind"] != "voxel").cloned().collect();
     assert_eq!(objects(&piped).len(), without_voxels.len());
+}
+
+#[test]
+fn a_journal_is_replayed_with_the_results_that_it_had() {
+    let site = Site::new("journal-replay");
+    let spread = CONFIG
+        .replace("tags = [\"part\"]\n", "tags = [\"part\"]\nwatermark = { delay = \"30ms\" }\n")
+        .replace("id = \"quality\"\n", "id = \"quality\"\nparallelism = 3\n");
+    site.configure(&spread);
+    let appliance = site.start();
+    for request in 0..5 {
+        let reply = appliance.ask("POST", "/rows?stream=melt", &lines((request * 20..request * 20 + 20).map(row)));
+        assert_eq!(reply.status, 202, "{reply:?}");
+    }
+    appliance.stop();
+    let windows = |results: Vec<(String, String)>| -> Vec<String> {
+        results.into_iter().filter(|(_, kind)| kind == "window").map(|(id, _)| id).collect()
+    };
+    let expected = windows(ends::results(&site.store()));
+    assert_eq!(expected.len(), 18, "9 windows have ended for 2 parts");
+    let replayed = run(&["replay", "-c", text(&site.config()), "--journal", text(&site.data_dir()), "--no-flush"]);
+    code(&replayed, 0);
+    let word = |result: &Value, key: &str| result[key].as_str().expect("a text").to_owned();
+    let results = objects(&replayed).iter().map(|result| (word(result, "id"), word(result, "kind"))).collect();
+    assert_eq!(windows(results), expected);
 }
 
 #[test]
