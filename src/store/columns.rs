@@ -24,7 +24,7 @@ use super::packing::{BLOCK, put_block, spread, take_block};
 use super::wire::{Cursor, DecodeError, put_signed, put_varint};
 
 /// Blocks of a column that its order of differences is chosen by.
-const SAMPLED_BLOCKS: usize = 3;
+const SAMPLED_BLOCKS: usize = 2;
 /// Below this many values `pco`'s own header and set-up (6 µs) cost more than they save.
 const PCO_VALUES_MIN: usize = 48;
 /// The level at which `pco` costs about 20 ns a value and saves nearly all that it can.
@@ -104,11 +104,11 @@ fn blocks(count: usize, order: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// The order of differences that takes the fewest bits: the lowest of those that are equal. A long column is judged by some of its blocks.
 fn best_order(values: &[i64]) -> usize {
-    let every = values.len().div_ceil(BLOCK).div_ceil(SAMPLED_BLOCKS).max(1);
-    let mut room = [0; BLOCK];
-    let mut bits = |order: usize| -> u32 {
-        let sampled = blocks(values.len(), order).step_by(every);
-        sampled.map(|block| spread(differences(values, order, block, &mut room)).1).max().unwrap_or(0)
+    let (count, mut room) = (values.len(), [0; BLOCK]);
+    let mut bits = |order: usize| {
+        let starts = if count <= SAMPLED_BLOCKS * BLOCK { [order, order + BLOCK] } else { [order, count / 2] };
+        let block = |start: usize| start.min(count)..count.min(start + BLOCK);
+        starts.map(|start| spread(differences(values, order, block(start.min(count)), &mut room)).1).into_iter().max().unwrap_or(0)
     };
     let bits = [bits(0), bits(1), bits(2)];
     (0..3).min_by_key(|order| bits[*order]).unwrap_or(0)
@@ -153,14 +153,14 @@ pub fn put_numbers(out: &mut Vec<u8>, values: &[f64]) {
         out.push(0);
         return out.extend_from_slice(&first.to_bits().to_le_bytes());
     }
-    if values.chunks(BLOCK).any(|block| block.iter().fold(false, |any, value| any | is_none(*value))) {
-        out.push(5);
-        put_integers(out, &values.iter().map(|value| i64::from(!is_none(*value))).collect::<Vec<_>>());
-        return put_numbers(out, &values.iter().copied().filter(|value| !is_none(*value)).collect::<Vec<_>>());
-    }
     if let Some((exponent, integers)) = decimal(values) {
         out.extend_from_slice(&[2, exponent as u8]);
         return put_integers(out, &integers);
+    }
+    if values.iter().copied().any(is_none) {
+        out.push(5);
+        put_integers(out, &values.iter().map(|value| i64::from(!is_none(*value))).collect::<Vec<_>>());
+        return put_numbers(out, &values.iter().copied().filter(|value| !is_none(*value)).collect::<Vec<_>>());
     }
     if let Some(integers) = single(values) {
         out.push(3);
@@ -224,28 +224,24 @@ fn take_pco(packed: &[u8], count: usize) -> Result<Vec<f64>, DecodeError> {
 fn decimal(values: &[f64]) -> Option<(usize, Vec<i64>)> {
     let mut least = 0;
     for value in values.iter().take(8) {
-        least = (least..POWERS_OF_TEN.len()).find(|exponent| is_scaled(&[*value], POWERS_OF_TEN[*exponent]))?;
+        least = (least..POWERS_OF_TEN.len()).find(|exponent| scale(&[*value], POWERS_OF_TEN[*exponent], &mut [0]))?;
     }
-    let (head, _) = values.split_at(values.len().min(DECIMAL_HEAD));
+    let mut integers = vec![0; values.len()];
+    let head = values.len().min(DECIMAL_HEAD);
     // Far into the column another power is not worth a second pass over all of it.
-    let exponent = (least..POWERS_OF_TEN.len()).find(|exponent| is_scaled(head, POWERS_OF_TEN[*exponent]))?;
-    let power = POWERS_OF_TEN[exponent];
-    values.chunks(BLOCK).all(|block| is_scaled(block, power)).then(|| {
-        let integers = values.iter().map(|value| scaled(*value, power).to_bits().wrapping_sub(ROUNDER.to_bits()) as i64);
-        (exponent, integers.collect())
-    })
+    let exponent = (least..POWERS_OF_TEN.len()).find(|exponent| scale(&values[..head], POWERS_OF_TEN[*exponent], &mut integers))?;
+    let mut rest = values[head..].chunks(BLOCK).zip(integers[head..].chunks_mut(BLOCK));
+    rest.all(|(values, integers)| scale(values, POWERS_OF_TEN[exponent], integers)).then_some((exponent, integers))
 }
 
-/// The integer next to `value · power`, above [`ROUNDER`]: there the last bit of a number is a one, so that its bits count up with it.
-fn scaled(value: f64, power: f64) -> f64 {
-    value * power + ROUNDER
-}
-
-/// Whether all of `values` are k / `power`, bit for bit, for integers k that [`scaled`] finds. Without branches, several at a time.
-fn is_scaled(values: &[f64], power: f64) -> bool {
-    let differ = values.iter().fold(0, |differ, value| {
-        let scaled = scaled(*value, power);
+/// Whether all of `values` are k / `power`, bit for bit, for integers k, which are written. Without branches, several at a time.
+///
+/// Above [`ROUNDER`] the last bit of a number is a one, so that its bits count up with it.
+fn scale(values: &[f64], power: f64, integers: &mut [i64]) -> bool {
+    let differ = values.iter().zip(integers).fold(0, |differ, (value, integer)| {
+        let scaled = value * power + ROUNDER;
         let back = (scaled - ROUNDER) / power;
+        *integer = scaled.to_bits().wrapping_sub(ROUNDER.to_bits()) as i64;
         // Another exponent: out of the range in which the bits count, or not a number.
         differ | (scaled.to_bits() ^ ROUNDER.to_bits()) & EXPONENT_BITS | (back.to_bits() ^ value.to_bits())
     });

@@ -21,7 +21,15 @@ const LOADED_WIDTH_MAX: u32 = 57;
 
 /// The smallest value of `block`, and how many bits the difference of the greatest to it needs.
 pub fn spread(block: &[i64]) -> (i64, u32) {
-    let (min, max) = block.iter().fold((i64::MAX, i64::MIN), |(min, max), value| (min.min(*value), max.max(*value)));
+    // Several chains, since each step of one waits for the last.
+    let (fours, rest) = block.as_chunks::<4>();
+    let (mut mins, mut maxs) = ([i64::MAX; 4], [i64::MIN; 4]);
+    for four in fours {
+        mins.iter_mut().zip(four).for_each(|(min, value)| *min = (*min).min(*value));
+        maxs.iter_mut().zip(four).for_each(|(max, value)| *max = (*max).max(*value));
+    }
+    let min = mins.iter().chain(rest).fold(i64::MAX, |min, value| min.min(*value));
+    let max = maxs.iter().chain(rest).fold(i64::MIN, |max, value| max.max(*value));
     if block.is_empty() { (0, 0) } else { (min, u64::BITS - (max.wrapping_sub(min) as u64).leading_zeros()) }
 }
 
