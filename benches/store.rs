@@ -16,7 +16,7 @@ use qadf_edge::store::encoding::{Decoder, encode_batch};
 use qadf_edge::store::{Append, CursorMove, Lane, StartAt, Store, StoreConfig, Subscription, Writer};
 
 /// Rows of a melt pool sensor on a converter's grid, the shape of the prototype's measurements.
-pub fn batch(rows: usize, first: i64, grid: bool) -> Batch {
+fn batch(rows: usize, first: i64, grid: bool) -> Batch {
     let stream = Arc::new(Stream::new("meltpool", &["intensity", "laser_power"], &["part"]));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
     let mut batch = Batch::new(stream, "scan_head".into(), "/dev/serial/by-id/usb-scan-head".into(), Timestamp(now));
@@ -78,23 +78,23 @@ fn encoding() {
     }
 }
 
-pub struct Load {
-    pub rows_a_batch: usize,
-    pub sources: usize,
-    pub page_bytes: u32,
+struct Load {
+    rows_a_batch: usize,
+    sources: usize,
+    page_bytes: u32,
     /// Rows a second over all sources; `None` = as many as go.
-    pub rate: Option<f64>,
+    rate: Option<f64>,
 }
 
-pub struct Measured {
-    pub rows_per_second: f64,
-    pub bytes_per_commit: usize,
-    pub rows_per_commit: f64,
-    pub text: String,
+struct Measured {
+    rows_per_second: f64,
+    bytes_per_commit: usize,
+    rows_per_commit: f64,
+    text: String,
 }
 
 /// Sources append as fast as they are acknowledged, a sink reads and moves its cursor, the oldest rows go.
-pub fn durable(load: &Load) -> Measured {
+fn durable(load: &Load) -> Measured {
     let directory = fresh("store");
     let config =
         StoreConfig { page_bytes: load.page_bytes, max_bytes: 2_000_000_000, queue_bytes: 16 << 20, ..StoreConfig::default() };
@@ -181,7 +181,7 @@ fn append(writer: &Writer, load: &Load, source: usize, stop: &AtomicBool, rows: 
 }
 
 /// The same bytes in the same pieces, appended to a file and synced; bytes a second.
-pub fn bare(bytes_per_commit: usize) -> f64 {
+fn bare(bytes_per_commit: usize) -> f64 {
     let directory = fresh("bare");
     let mut file = File::create(directory.join("bare")).expect("a file");
     let mut piece = vec![0; bytes_per_commit.max(1)];
