@@ -44,6 +44,11 @@ impl Writer {
         }
     }
 
+    /// An append that is checked, split and encoded already, to be handed over with [`Self::try_again`]; `None` if it was answered.
+    pub fn encoded(append: Append) -> Option<NotTaken> {
+        prepare(append).map(NotTaken)
+    }
+
     /// Hands rows over if the queue has room.
     ///
     /// # Errors
