@@ -14,7 +14,7 @@ use std::{
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use rustc_hash::FxBuildHasher;
 
-use super::{Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState, drive::drive_some};
+use super::{CapturedWindows, Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState, drive::drive_some};
 use crate::model::{Batch, Body, Key, Output, Seq, Stream, Timestamp};
 
 /// More shards than this are refused.
@@ -307,6 +307,11 @@ impl SpreadWindows {
     /// Firings so far.
     pub fn fired_count(&self) -> u64 {
         self.shards.iter().map(WindowOperator::fired_count).sum()
+    }
+
+    /// The first half of [`Self::snapshot`], which is what the rows have to wait for.
+    pub fn capture(&self) -> CapturedWindows {
+        CapturedWindows { shards: self.shards.iter().map(WindowOperator::capture).collect() }
     }
 
     /// What a checkpoint keeps: that of one operator, whatever the number of shards.
