@@ -1,4 +1,5 @@
-//! The store against the disk: durable rows, and the same bytes appended to a bare file and synced, in turns in the same run.
+//! The store against the disk: durable rows, and the same bytes appended to a bare file and synced, in turns in the same run. Then batches
+//! that are encoded already, so that the disk's part and the encoding's can be told apart.
 //!
 //! `cargo bench --bench store` prints a table. `STORE_BENCH_DIR` names a directory on the disk to measure (default: the working
 //! directory, since `/tmp` may be memory); `STORE_BENCH_SECONDS` how long each measurement takes (default 3).
@@ -9,11 +10,15 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
 use qadf_edge::model::{Batch, Input, Positions, Seq, Stream, TagColumn, Timestamp};
 use qadf_edge::store::encoding::{Decoder, encode_batch};
-use qadf_edge::store::{Append, CursorMove, Lane, StartAt, Store, StoreConfig, Subscription, Writer};
+use qadf_edge::store::{Accepted, Append, CursorMove, Lane, StartAt, Store, StoreConfig, StoreError, Subscription, Writer};
+
+/// Rows that are encoded before they are handed over, at a time.
+const ENCODED_ROWS: usize = 4_000_000;
 
 /// Rows of a melt pool sensor on a converter's grid, the shape of the prototype's measurements.
 fn batch(rows: usize, first: i64, grid: bool) -> Batch {
@@ -93,6 +98,14 @@ struct Measured {
     text: String,
 }
 
+impl Measured {
+    /// Over a bare file that is given the same bytes in the same pieces, right afterwards.
+    fn of_bare(&self) -> f64 {
+        let bytes_per_row = self.bytes_per_commit as f64 / self.rows_per_commit;
+        self.rows_per_second * bytes_per_row / bare(self.bytes_per_commit)
+    }
+}
+
 /// Sources append as fast as they are acknowledged, a sink reads and moves its cursor, the oldest rows go.
 fn durable(load: &Load) -> Measured {
     let directory = fresh("store");
@@ -128,14 +141,21 @@ fn durable(load: &Load) -> Measured {
         std::thread::sleep(seconds());
         stop.store(true, Ordering::Relaxed);
     });
-    let rows_per_second = rows.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+    let measured = measured(&store, rows.load(Ordering::Relaxed), started.elapsed());
+    drop(store);
+    let _ = std::fs::remove_dir_all(&directory);
+    measured
+}
+
+fn measured(store: &Store, rows: u64, took: Duration) -> Measured {
+    let rows_per_second = rows as f64 / took.as_secs_f64();
     let counters = store.counters();
     let commits = counters.commits.max(1);
     let text = format!(
         "{:>12.0} rows/s {:>8.2} B/row {:>6.0} commits/s {:>8.0} B/commit  commit p50 {:.2} p99 {:.2} max {:.1} ms  ack p50 {:.2} p99 {:.2} ms",
         rows_per_second,
         counters.row_bytes as f64 / counters.rows.max(1) as f64,
-        counters.commits as f64 / started.elapsed().as_secs_f64(),
+        counters.commits as f64 / took.as_secs_f64(),
         counters.row_bytes as f64 / commits as f64,
         counters.commit_ms.p50,
         counters.commit_ms.p99,
@@ -143,8 +163,6 @@ fn durable(load: &Load) -> Measured {
         counters.acknowledge_ms.p50,
         counters.acknowledge_ms.p99,
     );
-    drop(store);
-    let _ = std::fs::remove_dir_all(&directory);
     Measured {
         rows_per_second,
         bytes_per_commit: (counters.row_bytes / commits) as usize,
@@ -153,14 +171,17 @@ fn durable(load: &Load) -> Measured {
     }
 }
 
+fn batches(rows: usize, source: usize) -> Vec<Arc<Batch>> {
+    let numbered = |message: usize| {
+        let mut batch = batch(rows, (message * rows) as i64, true);
+        batch.partition = format!("partition {source}").into();
+        Arc::new(batch)
+    };
+    (0..64).map(numbered).collect()
+}
+
 fn append(writer: &Writer, load: &Load, source: usize, stop: &AtomicBool, rows: &Arc<AtomicU64>, started: Instant) {
-    let batches: Vec<Arc<Batch>> = (0..64)
-        .map(|message| {
-            let mut batch = batch(load.rows_a_batch, message * load.rows_a_batch as i64, true);
-            batch.partition = format!("partition {source}").into();
-            Arc::new(batch)
-        })
-        .collect();
+    let batches = batches(load.rows_a_batch, source);
     let interval = load.rate.map(|rate| Duration::from_secs_f64((load.rows_a_batch * load.sources) as f64 / rate));
     let mut message = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -178,6 +199,40 @@ fn append(writer: &Writer, load: &Load, source: usize, stop: &AtomicBool, rows: 
         });
         message += 1;
     }
+}
+
+/// Batches that are encoded already, through the store's queue and commit: what of [`durable`] is not encoding and not the sink.
+fn committed(rows_a_batch: usize, page_bytes: u32) -> Measured {
+    let directory = fresh("committed");
+    let config = StoreConfig { page_bytes, max_bytes: 2_000_000_000, queue_bytes: 1 << 30, ..StoreConfig::default() };
+    let (store, _) = Store::open(&directory, config).expect("a store");
+    let (writer, batches) = (store.writer(), batches(rows_a_batch, 0));
+    let (mut took, mut rows) = (Duration::ZERO, 0);
+    while took < seconds() {
+        let (answer, answers) = channel();
+        let encoded: Vec<_> = (0..ENCODED_ROWS / rows_a_batch)
+            .map(|message| {
+                let (answer, batch) = (answer.clone(), Arc::clone(&batches[message % batches.len()]));
+                let on_synced = Box::new(move |outcome: Result<Accepted, StoreError>| {
+                    let _ = answer.send(outcome.map_or(0, |accepted| accepted.rows));
+                });
+                let append =
+                    Append { input: Some(Input::Batch(batch)), dead_letters: Vec::new(), decoded_at: Instant::now(), on_synced };
+                Writer::encoded(append).expect("a batch within the limits")
+            })
+            .collect();
+        drop(answer);
+        let started = Instant::now();
+        for append in encoded {
+            assert!(writer.try_again(append).is_ok(), "a queue that holds all");
+        }
+        rows += answers.iter().sum::<u64>();
+        took += started.elapsed();
+    }
+    let measured = measured(&store, rows, took);
+    drop(store);
+    let _ = std::fs::remove_dir_all(&directory);
+    measured
 }
 
 /// The same bytes in the same pieces, appended to a file and synced; bytes a second.
@@ -207,15 +262,17 @@ fn main() {
     for (rows_a_batch, sources, page_bytes) in
         [(1_000, 1, 4_096), (1_000, 2, 4_096), (1_000, 2, 16_384), (1_000, 2, 65_536), (64, 2, 4_096), (1, 2, 4_096)]
     {
-        let load = Load { rows_a_batch, sources, page_bytes, rate: None };
-        let measured = durable(&load);
-        let bytes_per_row = measured.bytes_per_commit as f64 / measured.rows_per_commit;
-        let bare_rows = bare(measured.bytes_per_commit) / bytes_per_row;
+        let measured = durable(&Load { rows_a_batch, sources, page_bytes, rate: None });
         println!(
             "{rows_a_batch:>6} rows a batch, {sources} sources, pages {page_bytes:>6}: {}  {:.2} of bare",
             measured.text,
-            measured.rows_per_second / bare_rows
+            measured.of_bare()
         );
+    }
+    println!("\nbatches that are encoded already, through the commit alone, without a sink");
+    for (rows_a_batch, page_bytes) in [(1_000, 4_096), (1_000, 16_384), (1_000, 65_536)] {
+        let measured = committed(rows_a_batch, page_bytes);
+        println!("{rows_a_batch:>6} rows a batch, pages {page_bytes:>6}: {}  {:.2} of bare", measured.text, measured.of_bare());
     }
     println!("\nat a given rate");
     for (rows_a_batch, rate) in [(64, 62_100.0), (64, 100_000.0), (1_000, 1_000_000.0)] {

@@ -3,6 +3,7 @@
 mod store {
     mod appending;
     mod crash;
+    mod earlier;
     mod fixture;
     mod history;
     mod retention;

@@ -185,6 +185,13 @@ impl Lanes {
         Pane { rows: self.rows[place as usize], accumulators }
     }
 
+    /// Copies of the panes at `places`: their rows, and by lane what they add up to.
+    pub fn columns(&self, places: &[u32]) -> (Vec<u64>, Vec<Vec<Accumulator>>) {
+        let rows = places.iter().map(|place| self.rows[*place as usize]).collect();
+        let column = |cells: &Vec<Accumulator>| places.iter().map(|place| cells[*place as usize].clone()).collect();
+        (rows, self.cells.iter().map(column).collect())
+    }
+
     /// Puts `pane` at `place`.
     pub fn set(&mut self, place: u32, pane: Pane) {
         self.rows[place as usize] = pane.rows;

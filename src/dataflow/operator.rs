@@ -8,16 +8,17 @@
 
 use std::{ops::Range, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     Accumulation, WindowConfig, WindowError,
+    captured::{CapturedKey, CapturedShard, KeyState, WindowState},
     drive::{self, Rows, TimedRows},
     keys::{KeyMemo, KeyTable, KeyTexts},
-    lanes::{Pane, Plan},
+    lanes::Plan,
     maker::Maker,
     panes::{Panes, Spoken},
-    session::{Sessions, SessionsState},
+    session::Sessions,
     slices::{Slice, Slices},
 };
 use crate::model::{Batch, Flags, Key, Output, Seq, Stream, Timestamp};
@@ -35,25 +36,6 @@ pub struct OpenWindow {
     pub key: Key,
     /// Rows so far.
     pub rows: u64,
-}
-
-/// What a checkpoint keeps of a key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct KeyState {
-    key: KeyTexts,
-    panes: Vec<(i64, Pane)>,
-    spoken: Vec<(i64, Spoken)>,
-}
-
-/// What a checkpoint keeps.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct WindowState {
-    cut: Option<(i64, i64, i64, bool)>,
-    watermark: i64,
-    keys: Vec<KeyState>,
-    sessions: SessionsState,
-    late: u64,
-    fired: u64,
 }
 
 /// Windows of one specification.
@@ -77,38 +59,6 @@ pub struct WindowOperator {
     pending: (Vec<u32>, Vec<u32>),
     /// A window was fired while open, and discards: what comes into it is kept apart too.
     apart: bool,
-}
-
-impl WindowState {
-    /// This and `other`, which have no key in common.
-    #[must_use]
-    pub fn with(mut self, other: Self) -> Self {
-        self.keys.extend(other.keys);
-        self.keys.sort_by(|left, right| left.key.cmp(&right.key));
-        self.sessions.add(other.sessions);
-        self.watermark = self.watermark.max(other.watermark);
-        self.late += other.late;
-        self.fired += other.fired;
-        self
-    }
-
-    /// The state in parts, each key in the part that `part_of` says; counters go to the first.
-    pub fn split(self, parts: usize, part_of: impl Fn(&[Option<Arc<str>>]) -> usize) -> Vec<Self> {
-        let empty = Self { keys: Vec::new(), sessions: SessionsState::default(), late: 0, fired: 0, ..self };
-        let mut whole = vec![empty; parts];
-        if let Some(first) = whole.first_mut() {
-            (first.late, first.fired) = (self.late, self.fired);
-        }
-        for key in self.keys {
-            if let Some(part) = whole.get_mut(part_of(&key.key)) {
-                part.keys.push(key);
-            }
-        }
-        for (part, sessions) in whole.iter_mut().zip(self.sessions.split(parts, part_of)) {
-            part.sessions = sessions;
-        }
-        whole
-    }
 }
 
 impl TimedRows for WindowOperator {
@@ -536,22 +486,35 @@ impl WindowOperator {
 
     /// What a checkpoint keeps.
     pub fn snapshot(&self) -> WindowState {
+        self.capture().state()
+    }
+
+    /// The first half of [`Self::snapshot`], which is what the rows have to wait for.
+    pub(super) fn capture(&self) -> CapturedShard {
         let freed = self.slices.as_ref().map_or(i64::MAX, |slices| self.freed(slices));
-        let of = |key: u32| KeyState {
-            key: self.keys.texts(key).clone(),
-            panes: self.panes.of(key).collect(),
-            // What was said of freed windows is forgotten with the panes of any key.
-            spoken: (self.panes.spoken(key).into_iter().flatten())
-                .filter(|(window, _)| **window > freed)
-                .map(|(window, spoken)| (*window, spoken.clone()))
-                .collect(),
-        };
-        let mut keys: Vec<KeyState> = self.keys.sorted().into_iter().map(of).collect();
-        keys.retain(|key| !key.panes.is_empty());
-        WindowState {
+        let (mut slices, mut places) = (Vec::new(), Vec::new());
+        let mut keys = Vec::with_capacity(self.keys.len());
+        for key in self.keys.numbers() {
+            let before = slices.len();
+            for (slice, place) in self.panes.places_of(key) {
+                slices.push(slice);
+                places.push(place);
+            }
+            if slices.len() > before {
+                // What was said of freed windows is forgotten with the panes of any key.
+                let spoken = self.panes.spoken(key).into_iter().flatten().filter(|(window, _)| **window > freed);
+                let spoken = spoken.map(|(window, spoken)| (*window, spoken.clone())).collect();
+                keys.push(CapturedKey { key: self.keys.texts(key).clone(), panes: slices.len() - before, spoken });
+            }
+        }
+        let (rows, cells) = self.panes.columns(&places);
+        CapturedShard {
             cut: self.slices.as_ref().map(Slices::signature),
             watermark: self.watermark,
             keys,
+            slices,
+            rows,
+            cells,
             sessions: self.sessions.snapshot(),
             late: self.late,
             fired: self.fired,

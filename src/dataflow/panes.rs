@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::lanes::{Lanes, Pane, Plan};
+use super::{
+    aggregate::Accumulator,
+    lanes::{Lanes, Pane, Plan},
+};
 
 /// Slices below a node, as a power of two, is this times its level.
 const FAN_BITS: u32 = 2;
@@ -246,6 +249,16 @@ impl Panes {
     pub fn of(&self, key: u32) -> impl Iterator<Item = (i64, Pane)> {
         let panes = self.lines.get(key as usize).map(|line| line.panes.iter()).into_iter().flatten();
         panes.map(|(slice, place)| (*slice, self.lanes.get(*place)))
+    }
+
+    /// The slices in which `key` has rows, and where the panes are.
+    pub fn places_of(&self, key: u32) -> impl Iterator<Item = (i64, u32)> {
+        self.lines.get(key as usize).map(|line| line.panes.iter().copied()).into_iter().flatten()
+    }
+
+    /// Copies of the panes at `places`: their rows, and by lane what they add up to.
+    pub fn columns(&self, places: &[u32]) -> (Vec<u64>, Vec<Vec<Accumulator>>) {
+        self.lanes.columns(places)
     }
 
     /// The slices in which `key` has rows.

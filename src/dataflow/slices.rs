@@ -10,6 +10,9 @@
 
 use super::{WindowConfig, WindowKind};
 
+/// Size, slide (or days) and offset, and whether the calendar cuts.
+pub(super) type Signature = (i64, i64, i64, bool);
+
 /// A piece of time and the windows around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slice {
@@ -193,7 +196,7 @@ impl Slices {
     }
 
     /// What must not change for state to be gone on with.
-    pub fn signature(&self) -> (i64, i64, i64, bool) {
+    pub fn signature(&self) -> Signature {
         match self {
             Self::Regular(regular) => (regular.size_ns, regular.slide_ns, regular.offset_ns, false),
             Self::Civil(config) => {

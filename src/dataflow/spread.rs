@@ -7,7 +7,7 @@
 use std::{cmp::Ordering, collections::VecDeque, panic::resume_unwind, sync::Arc, vec};
 
 use super::{
-    Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState,
+    CapturedWindows, Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState,
     assign::{Assignment, shard_of_key},
     drive::drive_some,
 };
@@ -327,6 +327,11 @@ impl SpreadWindows {
     /// Firings so far.
     pub fn fired_count(&self) -> u64 {
         self.of_each(WindowOperator::fired_count).into_iter().sum()
+    }
+
+    /// The first half of [`Self::snapshot`], which is what the rows have to wait for.
+    pub fn capture(&self) -> CapturedWindows {
+        CapturedWindows { shards: self.of_each(WindowOperator::capture) }
     }
 
     /// What a checkpoint keeps: that of one operator, whatever the number of shards.

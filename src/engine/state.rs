@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Engine, pipeline::PipelineState, space::GridLane};
 use crate::{
-    dataflow::{WatermarksState, WindowState, join::JoinSnapshot, pattern::PatternSnapshot},
+    dataflow::{CapturedWindows, WatermarksState, WindowState, join::JoinSnapshot, pattern::PatternSnapshot},
     model::{Seq, Timestamp},
     quality::{alert::AlertBook, threshold::ThresholdState, watch::WatchState},
     spc,
-    voxel::{Grid, GridState, TileKey},
+    voxel::{Grid, GridState, TileBlob, TileCopy, TileKey},
 };
 
 /// The version of the parts' format; another one is refused.
@@ -90,7 +90,7 @@ fn unpack<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StateError
     postcard::from_bytes(bytes).map_err(|error| fault(what, error))
 }
 
-fn snapshot_grid(lane: &mut GridLane, parts: &mut Parts) -> Result<(), StateError> {
+fn capture_grid(lane: &mut GridLane, parts: &mut Parts, tiles: &mut Vec<(Arc<str>, TileCopy)>) -> Result<(), StateError> {
     let name = format!("grid/{}", lane.id);
     if std::mem::take(&mut lane.starts_over) {
         // Whatever an earlier grid of this name has left.
@@ -106,8 +106,7 @@ fn snapshot_grid(lane: &mut GridLane, parts: &mut Parts) -> Result<(), StateErro
     }
     parts.extend(std::mem::take(&mut lane.forgotten).into_iter().map(|layer| (cold_layer(&lane.id, layer), None)));
     lane.departed_bytes = 0;
-    let touched = lane.grid.touched_tiles(lane.saved_version);
-    parts.extend(touched.into_iter().map(|tile| (format!("{name}/{}", tile.key.0), Some(tile.bytes))));
+    tiles.extend(lane.grid.touched_copies(lane.saved_version).into_iter().map(|tile| (Arc::clone(&lane.id), tile)));
     lane.saved_version = lane.grid.version();
     Ok(())
 }
@@ -115,8 +114,9 @@ fn snapshot_grid(lane: &mut GridLane, parts: &mut Parts) -> Result<(), StateErro
 /// The state of a pipeline at a moment, to be made bytes of.
 struct CapturedPipeline {
     name: String,
-    /// Without its charts.
+    /// Without its windows and charts.
     states: OperatorStates,
+    windows: Vec<(Arc<str>, CapturedWindows)>,
     charts: Vec<(Arc<str>, spc::Snapshot)>,
 }
 
@@ -124,8 +124,10 @@ struct CapturedPipeline {
 pub struct Captured {
     engine: EngineState,
     pipelines: Vec<CapturedPipeline>,
-    /// What is bytes already: the history of alerts, tiles.
+    /// What is bytes already: the history of alerts, layers, tiles that left memory; and what is gone.
     parts: Parts,
+    /// With their grids.
+    tiles: Vec<(Arc<str>, TileCopy)>,
 }
 
 impl Captured {
@@ -135,8 +137,14 @@ impl Captured {
     /// Never for state that an engine made; the signature says so because serialising can fail in general.
     pub fn encode(self) -> Result<Parts, StateError> {
         let mut parts = self.parts;
+        // After what is gone: a tile can have left memory and come again since the last snapshot.
+        parts.extend(self.tiles.iter().map(|(grid, tile)| {
+            let TileBlob { key, bytes } = tile.blob();
+            (format!("grid/{grid}/{}", key.0), Some(bytes))
+        }));
         parts.push(("engine".into(), Some(pack("engine", &self.engine)?)));
-        for CapturedPipeline { name, mut states, charts } in self.pipelines {
+        for CapturedPipeline { name, mut states, windows, charts } in self.pipelines {
+            states.windows.extend(windows.into_iter().filter_map(|(id, captured)| Some((id, captured.state()?))));
             for (id, chart) in charts {
                 states.charts.insert(id, pack(&name, &chart)?);
             }
@@ -161,7 +169,7 @@ impl Engine {
     /// # Errors
     /// As [`Captured::encode`].
     pub fn capture(&mut self) -> Result<Captured, StateError> {
-        let mut parts = Parts::new();
+        let (mut parts, mut tiles) = (Parts::new(), Vec::new());
         let streams = self.streams.iter().map(|lane| {
             let state = LaneState {
                 rows: lane.rows,
@@ -180,19 +188,20 @@ impl Engine {
         for pipeline in &mut self.pipelines {
             let states = OperatorStates {
                 pipeline: pipeline.state(),
-                windows: pipeline.windows.iter().map(|window| (Arc::clone(&window.config().id), window.snapshot())).collect(),
+                windows: BTreeMap::new(),
                 joins: pipeline.joins.iter().map(|join| (Arc::clone(&join.config().id), join.snapshot())).collect(),
                 patterns: pipeline.patterns.iter().map(|one| (Arc::clone(&one.config().id), one.snapshot())).collect(),
                 charts: BTreeMap::new(),
                 thresholds: pipeline.thresholds.iter().map(|one| (Arc::clone(one.name()), one.state.clone())).collect(),
             };
             let charts = pipeline.charts.iter().map(|chart| (Arc::clone(chart.id()), chart.snapshot())).collect();
-            pipelines.push(CapturedPipeline { name: format!("pipeline/{}", pipeline.id), states, charts });
+            let windows = pipeline.windows.iter().map(|window| (Arc::clone(&window.config().id), window.capture())).collect();
+            pipelines.push(CapturedPipeline { name: format!("pipeline/{}", pipeline.id), states, windows, charts });
             for lane in &mut pipeline.grids {
-                snapshot_grid(lane, &mut parts)?;
+                capture_grid(lane, &mut parts, &mut tiles)?;
             }
         }
-        Ok(Captured { engine, pipelines, parts })
+        Ok(Captured { engine, pipelines, parts, tiles })
     }
 
     /// Goes on from `parts`: what is not in them starts anew, what is in them and not configured any more is left out. Says in words what

@@ -295,7 +295,7 @@ impl Batch {
             && self.signals.iter().all(|column| column.len() == rows)
             && self.tags.iter().all(|column| {
                 column.codes.len() == rows
-                    && column.codes.iter().all(|code| *code == NO_TAG || (*code as usize) < column.names.len())
+                    && column.codes.iter().fold(true, |all, code| all & (*code == NO_TAG || (*code as usize) < column.names.len()))
             })
             && self.seqs.as_ref().is_none_or(|seqs| seqs.len() == rows)
             && self.positions.as_ref().is_none_or(|at| [&at.x, &at.y, &at.z].iter().all(|axis| axis.len() == rows))

@@ -39,7 +39,8 @@ pub(super) struct Entry {
     pub key: Key,
     /// The middle of its ids.
     pub stem: String,
-    pub state: KeyState,
+    /// Shared with a snapshot until bytes are made of that one: a key that gets a point before is copied then, and no other.
+    pub state: Arc<KeyState>,
 }
 
 /// One configured chart with the state of all its keys.
@@ -47,7 +48,7 @@ pub(super) struct Entry {
 pub struct ChartOperator {
     pub(super) setup: Setup,
     pub(super) entries: Vec<Entry>,
-    by_texts: BTreeMap<Texts, u32>,
+    by_texts: BTreeMap<Arc<Texts>, u32>,
     /// How many keys have lost their view to newer ones.
     first_viewed: usize,
     counters: Counters,
@@ -60,7 +61,7 @@ pub struct ChartOperator {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     config: ChartConfig,
-    keys: Vec<(Texts, KeyState)>,
+    keys: Vec<(Arc<Texts>, Arc<KeyState>)>,
     counters: Counters,
 }
 
@@ -175,7 +176,7 @@ impl ChartOperator {
             at: batch.seq(rows.start),
             lookup: lookup.flatten(),
         };
-        let state = &mut entry.state;
+        let state = Arc::make_mut(&mut entry.state);
         let context = context(setup, lookup);
         if context != state.context {
             state.cut(setup, &mut sink);
@@ -235,7 +236,7 @@ impl ChartOperator {
         let at = match self.by_texts.get(&self.texts) {
             Some(at) => *at,
             None if self.entries.len() >= KEYS_MAX => REFUSED,
-            None => self.add_entry(self.texts.clone(), KeyState::new(&self.setup)),
+            None => self.add_entry(Arc::new(self.texts.clone()), Arc::new(KeyState::new(&self.setup))),
         };
         if let Some(cached) = self.cache.get_mut(slot) {
             *cached = at;
@@ -243,17 +244,15 @@ impl ChartOperator {
         at
     }
 
-    fn add_entry(&mut self, texts: Texts, state: KeyState) -> u32 {
+    fn add_entry(&mut self, texts: Arc<Texts>, mut state: Arc<KeyState>) -> u32 {
         let key: Key = self.setup.config.group_by.iter().cloned().zip(texts.iter().cloned()).collect();
         let stem = id_stem(&self.setup.pipeline, &self.setup.config.id, &key);
         let at = self.entries.len() as u32;
         self.by_texts.insert(texts, at);
+        Arc::make_mut(&mut state).recent.get_or_insert_with(|| Box::new(Recent::default()));
         self.entries.push(Entry { key, stem, state });
-        if let Some(entry) = self.entries.last_mut() {
-            entry.state.recent.get_or_insert_with(|| Box::new(Recent::default()));
-        }
         while self.entries.len() - self.first_viewed > RECENT_KEYS_MAX {
-            self.entries[self.first_viewed].state.recent = None;
+            Arc::make_mut(&mut self.entries[self.first_viewed].state).recent = None;
             self.first_viewed += 1;
         }
         at
@@ -287,7 +286,7 @@ impl ChartOperator {
     /// In words, when there is no such key, or limits are configured.
     pub fn rebaseline(&mut self, key: &Key, act: &Act) -> Result<(), String> {
         let at = self.place(key)?;
-        let state = &mut self.entries[at].state;
+        let state = Arc::make_mut(&mut self.entries[at].state);
         state.rebaseline(&self.setup, act)
     }
 
@@ -315,15 +314,16 @@ impl ChartOperator {
             at,
             lookup: None,
         };
-        act(&mut entry.state, &self.setup, &mut sink)
+        act(Arc::make_mut(&mut entry.state), &self.setup, &mut sink)
     }
 
     /// Everything that a restart must not forget. Onsets have been drained by then.
     pub fn snapshot(&self) -> Snapshot {
         // In order of appearance, so that restoring gives the same places.
-        let mut places: Vec<(u32, &Texts)> = self.by_texts.iter().map(|(texts, at)| (*at, texts)).collect();
+        let mut places: Vec<(u32, &Arc<Texts>)> = self.by_texts.iter().map(|(texts, at)| (*at, texts)).collect();
         places.sort_unstable_by_key(|(at, _)| *at);
-        let keys = places.into_iter().map(|(at, texts)| (texts.clone(), self.entries[at as usize].state.clone())).collect();
+        let keys =
+            places.into_iter().map(|(at, texts)| (Arc::clone(texts), Arc::clone(&self.entries[at as usize].state))).collect();
         Snapshot { config: self.setup.config.clone(), keys, counters: self.counters }
     }
 
@@ -337,7 +337,7 @@ impl ChartOperator {
             return Err(RestoreError::OtherConfig(id()));
         }
         let tags = self.setup.group.len();
-        let fits = |(texts, state): &(Texts, KeyState)| texts.len() == tags && state.is_consistent(&self.setup);
+        let fits = |(texts, state): &(Arc<Texts>, Arc<KeyState>)| texts.len() == tags && state.is_consistent(&self.setup);
         if snapshot.keys.len() > KEYS_MAX || !snapshot.keys.iter().all(fits) {
             return Err(RestoreError::Damaged(id()));
         }

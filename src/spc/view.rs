@@ -96,7 +96,7 @@ impl ChartOperator {
     }
 
     fn view_of(&self, entry: &Entry) -> ChartView {
-        let (setup, state) = (&self.setup, &entry.state);
+        let (setup, state) = (&self.setup, &*entry.state);
         let lines = state.usual_lines(setup);
         let (center, sigma) = match &state.frozen {
             Some(Frozen::Scalar { center, sigma, .. }) => (Some(*center), Some(KeyState::row_sigma(setup, *center, *sigma))),
@@ -141,7 +141,7 @@ impl ChartOperator {
 
     /// Bytes that the state of one key holds: fixed part, then what its baseline and open subgroup add; without the view.
     pub fn state_bytes(&self, key: &Key) -> Option<usize> {
-        let state = self.entries.iter().find(|entry| entry.key == *key).map(|entry| &entry.state)?;
+        let state = self.entries.iter().find(|entry| entry.key == *key).map(|entry| &*entry.state)?;
         let baseline = state.baseline.as_ref().map_or(0, |baseline| baseline.bytes());
         let open = state.open.as_ref().map_or(0, |open| size_of_val(&**open) + 8 * open.values.capacity());
         let totals = state.totals.as_ref().map_or(0, |_| size_of::<Totals>());

@@ -4,7 +4,7 @@
 //! integers   0 constant     signed value
 //!            1 progression  signed start, signed step: value i = start + i·step
 //!            2 packed       order 0|1|2, the first `order` values as signed, then blocks of 128 differences of that order:
-//!                           signed minimum, width in bits (0..=64), ⌈count·width/8⌉ bytes of (difference − minimum), low bits first
+//!                           each as packing.rs draws it
 //! numbers    0 constant     8 bytes, the bits of the value
 //!            1 raw          8 bytes each
 //!            2 decimal      exponent e 0..=9, integers k: value = k / 10^e
@@ -16,35 +16,57 @@
 //! All are exact: a column comes back bit for bit, negative zeros and NaN payloads included. An encoding is chosen only after every
 //! value was checked to survive it. Differences wrap, so that no value is out of range.
 
+use std::ops::Range;
+
 use pco::{ChunkConfig, standalone};
 
+use super::packing::{BLOCK, put_block, spread, take_block};
 use super::wire::{Cursor, DecodeError, put_signed, put_varint};
 
-const BLOCK: usize = 128;
+/// Blocks of a column that its order of differences is chosen by.
+const SAMPLED_BLOCKS: usize = 2;
 /// Below this many values `pco`'s own header and set-up (6 µs) cost more than they save.
 const PCO_VALUES_MIN: usize = 48;
 /// The level at which `pco` costs about 20 ns a value and saves nearly all that it can.
 const PCO_LEVEL: usize = 2;
 const POWERS_OF_TEN: [f64; 10] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
-/// Scaled values up to 2^51 are rounded by adding and taking away 1.5·2^52, which leaves no bits for a fraction.
-const DECIMAL_MAX: f64 = 2_251_799_813_685_248.0;
+/// Scaled values below 2^51 are rounded by adding 1.5·2^52, which leaves no bits for a fraction.
+const DECIMAL_MAX: i64 = 1 << 51;
 const ROUNDER: f64 = 6_755_399_441_055_744.0;
+const EXPONENT_BITS: u64 = 0xfff << 52;
+/// Values that decide on the power of ten of a column.
+const DECIMAL_HEAD: usize = 64;
 
 /// Appends a column of integers; the reader must know how many.
 pub fn put_integers(out: &mut Vec<u8>, values: &[i64]) {
     let [first, rest @ ..] = values else { return out.push(0) };
-    if rest.iter().all(|value| value == first) {
+    if is_constant(values, |value| value as u64) {
         out.push(0);
         return put_signed(out, *first);
     }
     let step = rest[0].wrapping_sub(*first);
-    if values.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == step) {
+    if is_progression(values, step) {
         out.push(1);
         put_signed(out, *first);
         return put_signed(out, step);
     }
     out.push(2);
     put_packed(out, values);
+}
+
+/// Whether all values have the same bits. Looks at a block at a time, so that the compiler can take several values together.
+fn is_constant<T: Copy>(values: &[T], bits: impl Fn(T) -> u64) -> bool {
+    let Some(first) = values.first() else { return true };
+    let first = bits(*first);
+    values.chunks(BLOCK).all(|block| block.iter().fold(0, |differ, value| differ | (bits(*value) ^ first)) == 0)
+}
+
+/// Whether every value is `step` more than the one before it.
+fn is_progression(values: &[i64], step: i64) -> bool {
+    blocks(values.len(), 1).all(|block| {
+        let before = &values[block.start - 1..block.end - 1];
+        values[block].iter().zip(before).fold(0, |differ, (now, last)| differ | (now.wrapping_sub(*last) ^ step)) == 0
+    })
 }
 
 /// Reads `count` integers.
@@ -61,48 +83,45 @@ pub fn take_integers(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<i64>, 
     }
 }
 
-/// Replaces values by their differences, leaving the first alone.
-fn difference(values: &mut [i64]) {
-    for i in (1..values.len()).rev() {
-        values[i] = values[i].wrapping_sub(values[i - 1]);
+/// Writes the differences of `order` that belong to `block` of `values`; `at` is the place of its first one, at least `order`.
+fn differences<'a>(values: &'a [i64], order: usize, block: Range<usize>, room: &'a mut [i64; BLOCK]) -> &'a [i64] {
+    let now = &values[block.clone()];
+    let before = |by: usize| &values[block.start - by..block.end - by];
+    match order {
+        0 => return now,
+        1 => room.iter_mut().zip(now.iter().zip(before(1))).for_each(|(room, (now, last))| *room = now.wrapping_sub(*last)),
+        _ => room.iter_mut().zip(now.iter().zip(before(1).iter().zip(before(2)))).for_each(|(room, (now, (last, before)))| {
+            *room = now.wrapping_sub(*last).wrapping_sub(last.wrapping_sub(*before));
+        }),
     }
+    &room[..now.len()]
 }
 
-/// How many bits the spread of `values` needs.
-fn width(values: &[i64]) -> u32 {
-    let (min, max) = values.iter().fold((i64::MAX, i64::MIN), |(min, max), value| (min.min(*value), max.max(*value)));
-    if values.is_empty() { 0 } else { u64::BITS - (max.wrapping_sub(min) as u64).leading_zeros() }
+/// The blocks of the differences of `order`.
+fn blocks(count: usize, order: usize) -> impl Iterator<Item = Range<usize>> {
+    (order..count).step_by(BLOCK).map(move |start| start..count.min(start + BLOCK))
+}
+
+/// The order of differences that takes the fewest bits: the lowest of those that are equal. A long column is judged by some of its blocks.
+fn best_order(values: &[i64]) -> usize {
+    let (count, mut room) = (values.len(), [0; BLOCK]);
+    let mut bits = |order: usize| {
+        let starts = if count <= SAMPLED_BLOCKS * BLOCK { [order, order + BLOCK] } else { [order, count / 2] };
+        let block = |start: usize| start.min(count)..count.min(start + BLOCK);
+        starts.map(|start| spread(differences(values, order, block(start.min(count)), &mut room)).1).into_iter().max().unwrap_or(0)
+    };
+    let bits = [bits(0), bits(1), bits(2)];
+    (0..3).min_by_key(|order| bits[*order]).unwrap_or(0)
 }
 
 fn put_packed(out: &mut Vec<u8>, values: &[i64]) {
-    let mut once = values.to_vec();
-    difference(&mut once);
-    let mut twice = once.clone();
-    difference(&mut twice[1..]);
-    let candidates = [(0, values), (1, &once[..]), (2, &twice[..])];
-    let best = candidates.into_iter().min_by_key(|(order, column)| width(&column[*order..]));
-    let (order, column) = best.unwrap_or((0, values));
+    let order = best_order(values);
+    let mut room = [0; BLOCK];
     out.push(order as u8);
-    column[..order].iter().for_each(|value| put_signed(out, *value));
-    column[order..].chunks(BLOCK).for_each(|block| put_block(out, block));
-}
-
-fn put_block(out: &mut Vec<u8>, block: &[i64]) {
-    let width = width(block);
-    let min = block.iter().copied().min().unwrap_or(0);
-    put_signed(out, min);
-    out.push(width as u8);
-    let (mut pending, mut bits) = (0u128, 0);
-    for value in block {
-        pending |= u128::from(value.wrapping_sub(min) as u64) << bits;
-        bits += width;
-        if bits >= 64 {
-            out.extend_from_slice(&(pending as u64).to_le_bytes());
-            pending >>= 64;
-            bits -= 64;
-        }
-    }
-    out.extend_from_slice(&pending.to_le_bytes()[..bits.div_ceil(8) as usize]);
+    // What the first differences start from: the first value, and the first difference.
+    values.iter().take(order.min(1)).for_each(|value| put_signed(out, *value));
+    values.windows(2).take(order / 2).for_each(|pair| put_signed(out, pair[1].wrapping_sub(pair[0])));
+    blocks(values.len(), order).for_each(|block| put_block(out, differences(values, order, block, &mut room)));
 }
 
 fn take_packed(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<i64>, DecodeError> {
@@ -110,68 +129,38 @@ fn take_packed(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<i64>, Decode
     if order > 2 || order > count {
         return Err(DecodeError::Invalid("an unknown order of differences"));
     }
-    let mut values = Vec::with_capacity(count);
-    for _ in 0..order {
-        values.push(cursor.signed()?);
+    let mut values = vec![0; count];
+    for value in &mut values[..order] {
+        *value = cursor.signed()?;
     }
-    while values.len() < count {
-        let block = BLOCK.min(count - values.len());
-        take_block(cursor, block, &mut values)?;
+    for block in values[order..].chunks_mut(BLOCK) {
+        take_block(cursor, block)?;
     }
     for start in (1..=order).rev() {
-        for i in start..count {
-            values[i] = values[i].wrapping_add(values[i - 1]);
+        let mut sum = values[start - 1];
+        for value in &mut values[start..] {
+            sum = sum.wrapping_add(*value);
+            *value = sum;
         }
     }
     Ok(values)
 }
 
-fn take_block(cursor: &mut Cursor<'_>, count: usize, values: &mut Vec<i64>) -> Result<(), DecodeError> {
-    let min = cursor.signed()?;
-    let width = u32::from(cursor.byte()?);
-    if width > 64 {
-        return Err(DecodeError::Invalid("a width beyond 64 bits"));
-    }
-    let mask = u64::MAX.checked_shr(64 - width).unwrap_or(0);
-    let mut packed = Cursor(cursor.take((count * width as usize).div_ceil(8))?);
-    let (mut pending, mut bits) = (0u128, 0);
-    for _ in 0..count {
-        if bits < width {
-            pending |= u128::from(next_word(&mut packed)) << bits;
-            bits += 64;
-        }
-        values.push(min.wrapping_add((pending as u64 & mask) as i64));
-        pending >>= width;
-        bits -= width;
-    }
-    Ok(())
-}
-
-/// The next 8 bytes, or as many as are left.
-fn next_word(packed: &mut Cursor<'_>) -> u64 {
-    packed.word().unwrap_or_else(|_| {
-        let mut bytes = [0; 8];
-        bytes[..packed.0.len()].copy_from_slice(packed.0);
-        packed.0 = &[];
-        u64::from_le_bytes(bytes)
-    })
-}
-
 /// Appends a column of numbers; the reader must know how many.
 pub fn put_numbers(out: &mut Vec<u8>, values: &[f64]) {
     let Some(first) = values.first() else { return out.push(0) };
-    if values.iter().all(|value| value.to_bits() == first.to_bits()) {
+    if is_constant(values, f64::to_bits) {
         out.push(0);
         return out.extend_from_slice(&first.to_bits().to_le_bytes());
+    }
+    if let Some((exponent, integers)) = decimal(values) {
+        out.extend_from_slice(&[2, exponent as u8]);
+        return put_integers(out, &integers);
     }
     if values.iter().copied().any(is_none) {
         out.push(5);
         put_integers(out, &values.iter().map(|value| i64::from(!is_none(*value))).collect::<Vec<_>>());
         return put_numbers(out, &values.iter().copied().filter(|value| !is_none(*value)).collect::<Vec<_>>());
-    }
-    if let Some((exponent, integers)) = decimal(values) {
-        out.extend_from_slice(&[2, exponent as u8]);
-        return put_integers(out, &integers);
     }
     if let Some(integers) = single(values) {
         out.push(3);
@@ -197,7 +186,7 @@ pub fn take_numbers(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<f64>, D
         1 => (0..count).map(|_| cursor.word().map(f64::from_bits)).collect(),
         2 => {
             let power = POWERS_OF_TEN.get(usize::from(cursor.byte()?)).ok_or(DecodeError::Invalid("an unknown power of ten"))?;
-            Ok(take_integers(cursor, count)?.into_iter().map(|k| k as f64 / power).collect())
+            Ok(from_scaled(&take_integers(cursor, count)?, *power))
         }
         3 => take_integers(cursor, count)?.into_iter().map(from_single).collect(),
         4 => take_pco(cursor.bytes()?, count),
@@ -235,27 +224,39 @@ fn take_pco(packed: &[u8], count: usize) -> Result<Vec<f64>, DecodeError> {
 fn decimal(values: &[f64]) -> Option<(usize, Vec<i64>)> {
     let mut least = 0;
     for value in values.iter().take(8) {
-        least = (least..POWERS_OF_TEN.len()).find(|exponent| scaled(*value, POWERS_OF_TEN[*exponent]).is_some())?;
+        least = (least..POWERS_OF_TEN.len()).find(|exponent| scale(&[*value], POWERS_OF_TEN[*exponent], &mut [0]))?;
     }
-    'next: for (exponent, power) in POWERS_OF_TEN.iter().enumerate().skip(least) {
-        let mut integers = Vec::with_capacity(values.len());
-        for value in values {
-            match scaled(*value, *power) {
-                Some(k) => integers.push(k),
-                // Far into the column another power is not worth a second pass over all of it.
-                None if integers.len() > 64 => return None,
-                None => continue 'next,
-            }
-        }
-        return Some((exponent, integers));
-    }
-    None
+    let mut integers = vec![0; values.len()];
+    let head = values.len().min(DECIMAL_HEAD);
+    // Far into the column another power is not worth a second pass over all of it.
+    let exponent = (least..POWERS_OF_TEN.len()).find(|exponent| scale(&values[..head], POWERS_OF_TEN[*exponent], &mut integers))?;
+    let mut rest = values[head..].chunks(BLOCK).zip(integers[head..].chunks_mut(BLOCK));
+    rest.all(|(values, integers)| scale(values, POWERS_OF_TEN[exponent], integers)).then_some((exponent, integers))
 }
 
-/// `k` such that `k / power` is `value`, bit for bit.
-fn scaled(value: f64, power: f64) -> Option<i64> {
-    let k = (value * power + ROUNDER) - ROUNDER;
-    (k.abs() <= DECIMAL_MAX && (k as i64 as f64 / power).to_bits() == value.to_bits()).then_some(k as i64)
+/// Whether all of `values` are k / `power`, bit for bit, for integers k, which are written. Without branches, several at a time.
+///
+/// Above [`ROUNDER`] the last bit of a number is a one, so that its bits count up with it.
+fn scale(values: &[f64], power: f64, integers: &mut [i64]) -> bool {
+    let differ = values.iter().zip(integers).fold(0, |differ, (value, integer)| {
+        let scaled = value * power + ROUNDER;
+        let back = (scaled - ROUNDER) / power;
+        *integer = scaled.to_bits().wrapping_sub(ROUNDER.to_bits()) as i64;
+        // Another exponent: out of the range in which the bits count, or not a number.
+        differ | (scaled.to_bits() ^ ROUNDER.to_bits()) & EXPONENT_BITS | (back.to_bits() ^ value.to_bits())
+    });
+    differ == 0
+}
+
+/// The numbers k / `power`.
+fn from_scaled(integers: &[i64], power: f64) -> Vec<f64> {
+    let in_range = |k: &i64| (k.wrapping_add(DECIMAL_MAX) as u64) < 2 * DECIMAL_MAX as u64;
+    if integers.chunks(BLOCK).all(|block| block.iter().fold(true, |all, k| all & in_range(k))) {
+        let number = |k: &i64| f64::from_bits(ROUNDER.to_bits().wrapping_add(*k as u64)) - ROUNDER;
+        integers.iter().map(|k| number(k) / power).collect()
+    } else {
+        integers.iter().map(|k| *k as f64 / power).collect()
+    }
 }
 
 /// The ordered bits of values that all are single precision.

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::encoding::encode_batch;
 use super::error::StoreError;
-use crate::model::{Input, Seq, Timestamp};
+use crate::model::{Batch, Input, Seq, Timestamp};
 
 /// The number of a record of the inbox, from 1 without gaps: a batch, a watermark or a tick. Rows have a [`Seq`] besides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -205,12 +206,26 @@ pub(super) enum Command {
 
 /// An [`Append`] within the limits of one commit, large batches already encoded by the caller's thread.
 pub(super) struct Prepared {
-    pub parts: Vec<(Input, Option<Vec<u8>>)>,
+    pub parts: Vec<(Input, Option<Encoded>)>,
     pub dead_letters: Vec<DeadLetter>,
     pub decoded_at: Instant,
     pub enqueued_at: Instant,
     pub bytes: usize,
     pub on_synced: Answer<Accepted>,
+}
+
+/// A batch as it goes into the inbox.
+pub(super) struct Encoded {
+    pub body: Vec<u8>,
+    /// Earliest and latest event time, ns.
+    pub times: (i64, i64),
+}
+
+impl Encoded {
+    pub fn of(batch: &Batch) -> Self {
+        let times = batch.time.iter().fold((i64::MAX, i64::MIN), |(min, max), time| (min.min(*time), max.max(*time)));
+        Self { body: encode_batch(batch), times }
+    }
 }
 
 impl Command {

@@ -17,12 +17,12 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::Connection;
 
 use super::command::{
-    Accepted, Command, CommittedInput, DEAD_LETTER_BYTES_MAX, DeadLetter, Lane, Prepared, RecordNo, StepAccepted, StepCommit,
-    Subscription,
+    Accepted, Command, CommittedInput, DEAD_LETTER_BYTES_MAX, DeadLetter, Encoded, Lane, Prepared, RecordNo, StepAccepted,
+    StepCommit, Subscription,
 };
 use super::counters::StoreStatus;
 use super::duplicates::Admitted;
-use super::encoding::{encode, encode_batch};
+use super::encoding::encode;
 use super::error::StoreError;
 use super::merge::{SMALL_ROWS, join, joins};
 use super::schema::set_meta;
@@ -67,7 +67,7 @@ pub struct Committer {
     kept: Vec<Command>,
     /// Why the last transaction failed, and when to try again.
     refused: Option<(StoreError, Instant)>,
-    /// Records of the transaction under way, for the engine.
+    /// Records of the transaction under way, for the engine; batches without their numbers.
     fresh: Vec<CommittedInput>,
     joining: Option<Joining>,
     tally: Tally,
@@ -76,6 +76,7 @@ pub struct Committer {
 /// Counts of the transaction under way.
 #[derive(Default)]
 struct Tally {
+    records: u64,
     rows: u64,
     duplicates: u64,
     dead_letters: u64,
@@ -224,9 +225,9 @@ impl Committer {
 
     fn append(&mut self, append: &Prepared) -> Result<Accepted, StoreError> {
         let mut accepted = self.state.nothing_accepted();
-        for (input, blob) in &append.parts {
+        for (input, encoded) in &append.parts {
             match input {
-                Input::Batch(batch) => self.append_batch(batch, blob.as_deref(), append.decoded_at, &mut accepted)?,
+                Input::Batch(batch) => self.append_batch(batch, encoded.as_ref(), append.decoded_at, &mut accepted)?,
                 other => self.append_other(other, append.decoded_at)?,
             }
         }
@@ -241,14 +242,14 @@ impl Committer {
     fn append_batch(
         &mut self,
         batch: &Arc<Batch>,
-        blob: Option<&[u8]>,
+        encoded: Option<&Encoded>,
         decoded_at: Instant,
         accepted: &mut Accepted,
     ) -> Result<(), StoreError> {
         let rows_before = batch.rows() as u64;
-        let (mut kept, mut blob) = (Arc::clone(batch), blob);
+        let (mut kept, mut encoded) = (Arc::clone(batch), encoded);
         if let Admitted::Some(rows) = self.state.duplicates.admit(batch) {
-            (kept, blob) = (Arc::new(batch.take(&rows)), None);
+            (kept, encoded) = (Arc::new(batch.take(&rows)), None);
         }
         let rows = kept.rows() as u64;
         accepted.rows += rows;
@@ -259,16 +260,14 @@ impl Committer {
             return Ok(());
         }
         let first_seq = Seq(self.state.next_seq);
-        if blob.is_none() && kept.rows() < SMALL_ROWS {
+        if encoded.is_none() && kept.rows() < SMALL_ROWS {
             self.join_or_hold(&kept, first_seq, decoded_at)?;
             self.state.next_seq += rows;
             return Ok(());
         }
         self.flush_joining()?;
         self.state.next_seq += rows;
-        let mut kept = Arc::unwrap_or_clone(kept);
-        (kept.first_seq, kept.seqs) = (first_seq, None);
-        self.insert_batch(kept, blob, decoded_at)
+        self.insert_batch(kept, first_seq, encoded, decoded_at)
     }
 
     /// Puts a small batch with its neighbours, or makes it the first of the next ones.
@@ -284,37 +283,33 @@ impl Committer {
 
     fn flush_joining(&mut self) -> Result<(), StoreError> {
         match self.joining.take() {
-            Some(joining) => self.insert_batch(joining.batch, None, joining.decoded_at),
+            Some(Joining { batch, decoded_at }) => {
+                let first_seq = batch.first_seq;
+                self.insert_batch(Arc::new(batch), first_seq, None, decoded_at)
+            }
             None => Ok(()),
         }
     }
 
-    fn insert_batch(&mut self, batch: Batch, blob: Option<&[u8]>, decoded_at: Instant) -> Result<(), StoreError> {
-        let encoded;
-        let body = match blob {
-            Some(blob) => blob,
-            None => {
-                encoded = encode_batch(&batch);
-                &encoded
-            }
-        };
+    /// A batch that is not encoded yet is small, or has lost rows that were there already.
+    fn insert_batch(
+        &mut self,
+        batch: Arc<Batch>,
+        first_seq: Seq,
+        encoded: Option<&Encoded>,
+        decoded_at: Instant,
+    ) -> Result<(), StoreError> {
+        let mut now = None;
+        let Encoded { body, times } = encoded.unwrap_or_else(|| now.insert(Encoded::of(&batch)));
         let stream = self.state.number_stream(&self.connection, &batch.stream.id)?;
-        let times = batch.time.iter().fold((i64::MAX, i64::MIN), |(min, max), time| (min.min(*time), max.max(*time)));
-        let (record, seq, rows) = (self.state.next_record, batch.first_seq.0, batch.rows() as u64);
-        let new = NewRecord { record, seq, rows, stream: Some(stream), arrival: batch.arrival.0, times: Some(times), body };
+        let (record, seq, rows) = (self.state.next_record, first_seq.0, batch.rows() as u64);
+        let new = NewRecord { record, seq, rows, stream: Some(stream), arrival: batch.arrival.0, times: Some(*times), body };
         insert_record(&self.connection, &new)?;
         self.tally.row_bytes += body.len() as u64;
-        self.state.note_rows(record, stream, &batch.stream.id, rows, times);
-        self.note_record(
-            batch.arrival.0,
-            CommittedInput {
-                record: RecordNo(record),
-                first_seq: batch.first_seq,
-                rows,
-                input: Input::Batch(Arc::new(batch)),
-                decoded_at: Some(decoded_at),
-            },
-        );
+        self.state.note_rows(record, stream, &batch.stream.id, rows, *times);
+        let (arrival, record) = (batch.arrival.0, RecordNo(record));
+        let input = Input::Batch(batch);
+        self.note_record(arrival, CommittedInput { record, first_seq, rows, input, decoded_at: Some(decoded_at) });
         Ok(())
     }
 
@@ -345,7 +340,10 @@ impl Committer {
         self.state.note_record();
         self.state.next_record += 1;
         self.state.arrival_last = arrival;
-        self.fresh.push(input);
+        self.tally.records += 1;
+        if !self.feeds.is_empty() {
+            self.fresh.push(input);
+        }
     }
 
     fn append_dead_letter(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
@@ -429,7 +427,7 @@ impl Committer {
 
     fn feed(&mut self) {
         let mut spilled = 0;
-        for input in self.fresh.drain(..) {
+        for input in self.fresh.drain(..).map(numbered) {
             self.feeds.retain(|feed| match feed.try_send(input.clone()) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
@@ -539,7 +537,7 @@ impl Committer {
         counters.status = status;
         counters.commits += 1;
         counters.commands += commands as u64;
-        counters.records += self.fresh.len() as u64;
+        counters.records += self.tally.records;
         counters.rows += self.tally.rows;
         counters.duplicates += self.tally.duplicates;
         counters.dead_letters += self.tally.dead_letters;
@@ -552,6 +550,18 @@ impl Committer {
         counters.engine_through = counters.engine_through.max(self.tally.engine_through);
         drop(live);
         self.shared.wake_checkpointer();
+    }
+}
+
+/// The input with its rows' numbers. By now whoever sent it has been answered and has let go of it, so that its columns need no copy.
+fn numbered(input: CommittedInput) -> CommittedInput {
+    match input.input {
+        Input::Batch(batch) if batch.first_seq != input.first_seq || batch.seqs.is_some() => {
+            let mut batch = Arc::unwrap_or_clone(batch);
+            (batch.first_seq, batch.seqs) = (input.first_seq, None);
+            CommittedInput { input: Input::Batch(Arc::new(batch)), ..input }
+        }
+        _ => input,
     }
 }
 

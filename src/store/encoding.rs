@@ -164,7 +164,11 @@ fn put_shape(out: &mut Vec<u8>, stream: &Stream) {
 fn put_tags(out: &mut Vec<u8>, column: &TagColumn) {
     put_varint(out, column.names.len() as u64);
     column.names.iter().for_each(|name| put_text(out, name));
-    put_integers(out, &column.codes.iter().map(|code| if *code == NO_TAG { 0 } else { i64::from(*code) + 1 }).collect::<Vec<_>>());
+    let place = |code: u32| if code == NO_TAG { 0 } else { i64::from(code) + 1 };
+    match column.codes.split_first() {
+        Some((first, rest)) if rest.iter().all(|code| code == first) => put_integers(out, &[place(*first)]),
+        _ => put_integers(out, &column.codes.iter().map(|code| place(*code)).collect::<Vec<_>>()),
+    }
 }
 
 fn put_optional(out: &mut Vec<u8>, values: &[Option<i64>]) {

@@ -50,6 +50,7 @@ mod lock;
 mod log;
 mod loss;
 mod merge;
+mod packing;
 mod queue;
 mod reader;
 mod rebuild;

@@ -6,9 +6,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Instant;
 
 use super::command::{
-    Accepted, Answer, Append, Command, CommittedInput, CursorMove, Prepared, StepAccepted, StepCommit, Subscription,
+    Accepted, Answer, Append, Command, CommittedInput, CursorMove, Encoded, Prepared, StepAccepted, StepCommit, Subscription,
 };
-use super::encoding::{encode_batch, fits, rows_max};
+use super::encoding::{fits, rows_max};
 use super::error::StoreError;
 use super::merge::SMALL_ROWS;
 use super::queue::{Refused, Waker};
@@ -42,6 +42,11 @@ impl Writer {
         if let Err(refused) = pushed {
             refuse(refused);
         }
+    }
+
+    /// An append that is checked, split and encoded already, to be handed over with [`Self::try_again`]; `None` if it was answered.
+    pub fn encoded(append: Append) -> Option<NotTaken> {
+        prepare(append).map(NotTaken)
     }
 
     /// Hands rows over if the queue has room.
@@ -208,17 +213,17 @@ fn prepare(append: Append) -> Option<Prepared> {
     Some(Prepared { parts, dead_letters, decoded_at, enqueued_at: Instant::now(), bytes, on_synced })
 }
 
-fn encoded(batch: Arc<Batch>) -> (Input, Option<Vec<u8>>) {
-    let blob = (batch.rows() >= SMALL_ROWS).then(|| encode_batch(&batch));
-    (Input::Batch(batch), blob)
+fn encoded(batch: Arc<Batch>) -> (Input, Option<Encoded>) {
+    let encoded = (batch.rows() >= SMALL_ROWS).then(|| Encoded::of(&batch));
+    (Input::Batch(batch), encoded)
 }
 
-fn part_bytes((input, blob): &(Input, Option<Vec<u8>>)) -> usize {
+fn part_bytes((input, encoded): &(Input, Option<Encoded>)) -> usize {
     let rows = match input {
         Input::Batch(batch) => 512 + batch.rows() * (8 * batch.signals.len() + 4 * batch.tags.len() + 48),
         _ => 256,
     };
-    rows + blob.as_ref().map_or(0, Vec::len)
+    rows + encoded.as_ref().map_or(0, |encoded| encoded.body.len())
 }
 
 /// Pieces that each fit into one record.

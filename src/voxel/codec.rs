@@ -11,7 +11,10 @@
 //! Little-endian. A voxel takes 36 bytes and what its optional lanes take; empty voxels take one bit. Bytes that were cut, changed
 //! or written by a grid with other lanes are refused as a whole.
 
-use super::{Expected, Grid, GridError, Region, Stamped, Stats, Sum, TileKey, Weights, tile::TILE_VOXELS};
+use super::{
+    Expected, Grid, GridError, Region, Stamped, Stats, Sum, TileKey, Weights,
+    tile::{Lanes, TILE_VOXELS},
+};
 
 const FORMAT: u8 = 2;
 const WEIGHT: u8 = 1;
@@ -40,6 +43,22 @@ pub struct Departed {
     pub tiles: Vec<TileBlob>,
 }
 
+/// A tile as it was at a moment: a plain copy, of which any thread can make bytes.
+#[derive(Debug, Clone)]
+pub struct TileCopy {
+    key: TileKey,
+    lane_bits: u8,
+    /// By signal, each with this tile alone.
+    lanes: Vec<Lanes>,
+}
+
+impl TileCopy {
+    /// The tile as bytes.
+    pub fn blob(&self) -> TileBlob {
+        blob(self.key, self.lane_bits, &self.lanes, 0)
+    }
+}
+
 /// What is known of a tile's voxels, by signal: places that have a value, and it.
 type Decoded = Vec<Vec<(usize, Stats)>>;
 
@@ -47,6 +66,16 @@ impl Grid {
     /// The tiles touched after `version`, sorted by key, for a checkpoint at this version.
     pub fn touched_tiles(&self, version: u64) -> Vec<TileBlob> {
         self.touched_since(version).into_iter().filter_map(|key| self.blob(key)).collect()
+    }
+
+    /// Copies of the same tiles: what a checkpoint keeps whoever works on the grid from making bytes.
+    pub fn touched_copies(&self, version: u64) -> Vec<TileCopy> {
+        let copy = |key: TileKey| {
+            let slot = *self.slots.get(&key.0)? as usize;
+            let lanes = self.lanes.iter().map(|lanes| lanes.alone(slot)).collect();
+            Some(TileCopy { key, lane_bits: self.lane_bits(), lanes })
+        };
+        self.touched_since(version).into_iter().filter_map(copy).collect()
     }
 
     /// The tiles of a layer, sorted by key.
@@ -132,12 +161,7 @@ impl Grid {
 
     fn blob(&self, key: TileKey) -> Option<TileBlob> {
         let slot = *self.slots.get(&key.0)? as usize;
-        let voxels = |signal: usize| {
-            let lanes = &self.lanes[signal];
-            (0..TILE_VOXELS).filter_map(|cell| lanes.get(slot, cell).map(|stats| (cell, stats))).collect()
-        };
-        let decoded: Decoded = (0..self.lanes.len()).map(voxels).collect();
-        Some(TileBlob { key, bytes: encode(self.lane_bits(), &decoded) })
+        Some(blob(key, self.lane_bits(), &self.lanes, slot))
     }
 
     /// Adds a stored tile to what is in memory, if anything: at recovery, after [`Grid::restore`], and to look at evicted layers. Counts
@@ -173,6 +197,12 @@ impl Grid {
             | bit(settings.lanes.first, FIRST)
             | bit(settings.lanes.last, LAST)
     }
+}
+
+fn blob(key: TileKey, lane_bits: u8, lanes: &[Lanes], slot: usize) -> TileBlob {
+    let voxels = |lanes: &Lanes| (0..TILE_VOXELS).filter_map(|cell| lanes.get(slot, cell).map(|stats| (cell, stats))).collect();
+    let decoded: Decoded = lanes.iter().map(voxels).collect();
+    TileBlob { key, bytes: encode(lane_bits, &decoded) }
 }
 
 fn encode(lanes: u8, signals: &[Vec<(usize, Stats)>]) -> Vec<u8> {

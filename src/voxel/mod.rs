@@ -35,7 +35,7 @@ mod transform;
 pub use accumulate::Touched;
 pub use adaptive::{AdaptiveGrid, Refinement};
 pub use axis::Axis;
-pub use codec::{Departed, TileBlob};
+pub use codec::{Departed, TileBlob, TileCopy};
 pub use config::{Expected, GridConfig, GridSettings, Lanes, LayerBy, Region, Weights};
 pub use error::GridError;
 pub use frames::{Frame, Frames};

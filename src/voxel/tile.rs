@@ -113,6 +113,11 @@ impl<T: Copy> Optional<T> {
         }
     }
 
+    /// The lane of one tile, as the only one.
+    fn alone(&self, slot: usize) -> Self {
+        Self { empty: self.empty, tiles: self.tiles.as_ref().map(|tiles| vec![tiles[slot].clone()]) }
+    }
+
     /// Works on a tile's lane, if there is one.
     #[inline]
     pub fn in_tile(&mut self, slot: usize, work: impl FnOnce(&mut [T; TILE_VOXELS])) {
@@ -170,6 +175,17 @@ impl Lanes {
         self.sum.swap_remove(slot);
         self.first.swap_remove(slot);
         self.last.swap_remove(slot);
+    }
+
+    /// A copy of the tile at `slot`, as the only one.
+    pub fn alone(&self, slot: usize) -> Self {
+        Self {
+            cells: vec![self.cells[slot].clone()],
+            weight: self.weight.alone(slot),
+            sum: self.sum.alone(slot),
+            first: self.first.alone(slot),
+            last: self.last.alone(slot),
+        }
     }
 
     /// What is known of a voxel; `None` while it has no value.
