@@ -8,4 +8,5 @@ mod store {
     mod retention;
     mod salvage;
     mod sinks;
+    mod waiting;
 }

@@ -6,7 +6,8 @@
 //! its next row, and counts again once it has caught up with the combined watermark, as in Flink: until then its rows are late, and it holds
 //! nobody up. When all are idle, [`AllIdle`] says what happens.
 //!
-//! A row further ahead of its arrival than `max_future` has a bad clock: it is reported, and moves nothing.
+//! A row further ahead of its arrival than `max_future` has a bad clock: it is reported, and moves nothing. While the clock that stamps
+//! arrivals is not set, it is that one which is wrong, and a row of today is taken at its word.
 //!
 //! [`Watermarks::observe`] gives the combined watermark after every single row of a batch, so that what operators do does not depend on
 //! where batches were cut.
@@ -136,10 +137,7 @@ impl Watermarks {
     /// Takes note of a batch: adds the combined watermark after each row to `after`, and returns the places of the rows that are too far in
     /// the future.
     pub fn observe(&mut self, batch: &Batch, after: &mut Vec<i64>) -> Vec<usize> {
-        let limit = match self.config.max_future_ns {
-            Some(max_future_ns) if self.arrivals => batch.arrival.saturating_add(max_future_ns).0,
-            _ => i64::MAX,
-        };
+        let believed = self.believed(batch.arrival);
         let others = self.minimum(Some(&batch.partition));
         let delay_ns = if self.config.mode == WatermarkMode::Bounded { Some(self.config.delay_ns) } else { None };
         let mut combined = self.state.combined.0;
@@ -147,7 +145,7 @@ impl Watermarks {
         let (mut newest, mut watermark, mut behind) = (partition.newest, partition.watermark.0, partition.behind);
         let mut future = Vec::new();
         after.reserve(batch.rows());
-        let all_count = !behind && batch.time.iter().all(|time| *time <= limit);
+        let all_count = !behind && batch.time.iter().all(|time| believed(*time));
         if let (Some(delay_ns), true) = (delay_ns, all_count) {
             after.extend(batch.time.iter().map(|time| {
                 newest = newest.max(*time);
@@ -157,9 +155,7 @@ impl Watermarks {
             watermark = watermark.max(newest.saturating_sub(delay_ns));
         } else {
             for (row, time) in batch.time.iter().copied().enumerate() {
-                if time > limit {
-                    future.push(row);
-                } else {
+                if believed(time) {
                     newest = newest.max(time);
                     if let Some(delay_ns) = delay_ns {
                         watermark = watermark.max(newest.saturating_sub(delay_ns));
@@ -168,6 +164,8 @@ impl Watermarks {
                     if !behind {
                         combined = combined.max(watermark.min(others));
                     }
+                } else {
+                    future.push(row);
                 }
                 after.push(combined);
             }
@@ -182,19 +180,23 @@ impl Watermarks {
 
     /// The source states that nothing earlier than `time` follows on `partition`.
     pub fn punctuate(&mut self, partition: &Arc<str>, time: Timestamp, arrival: Timestamp) {
-        let limit = match self.config.max_future_ns {
-            Some(max_future_ns) if self.arrivals => arrival.saturating_add(max_future_ns),
-            _ => Timestamp::MAX,
-        };
+        let is_believed = self.believed(arrival)(time.0);
         let combined = self.state.combined;
         let partition = self.partition(partition, arrival);
-        if time <= limit {
+        if is_believed {
             partition.watermark = partition.watermark.max(time);
         }
         partition.behind &= partition.watermark < combined;
         let minimum = Timestamp(self.minimum(None));
         if minimum < Timestamp::MAX || time == Timestamp::MAX {
             self.state.combined = self.state.combined.max(minimum);
+        }
+    }
+
+    /// The clock of arrivals went by `step_ns`: nobody is silent for longer or shorter because of that.
+    pub fn clock_was_set(&mut self, step_ns: i64) {
+        for partition in self.state.partitions.values_mut() {
+            partition.last_arrival = partition.last_arrival.by_set_clock(step_ns);
         }
     }
 
@@ -219,6 +221,16 @@ impl Watermarks {
             }
         }
         if self.state.combined > before { Ticked::Moved } else { Ticked::Nothing }
+    }
+
+    /// Whether a time that came in at `arrival` is taken for one.
+    fn believed(&self, arrival: Timestamp) -> impl Fn(i64) -> bool + use<> {
+        let limit = match self.config.max_future_ns {
+            Some(max_future_ns) if self.arrivals => arrival.saturating_add(max_future_ns).0,
+            _ => i64::MAX,
+        };
+        let unset = arrival < Timestamp::CLOCK_SET_FROM;
+        move |time| time <= limit || (unset && time >= Timestamp::CLOCK_SET_FROM.0)
     }
 
     fn all_idle(&mut self) {
@@ -334,6 +346,28 @@ mod tests {
         assert_eq!(watermarks.next_deadline(), Some(Timestamp(31 * SECOND)));
         assert_eq!(watermarks.tick(Timestamp(31 * SECOND)), Ticked::Nothing);
         assert_eq!(watermarks.tick(Timestamp(32 * SECOND)), Ticked::Closed, "counted from when the step was seen");
+    }
+
+    #[test]
+    fn a_row_of_today_counts_although_the_clock_says_1970() {
+        let (today, mut watermarks) = (1_780_272_000, Watermarks::new(WatermarkConfig::default(), true));
+        assert_eq!(seen(&mut watermarks, "a", 7, &[today, today + 10]), [today - 5, today + 5]);
+        // A day ahead of a clock that is set is too far.
+        let mut watermarks = Watermarks::new(WatermarkConfig::default(), true);
+        assert_eq!(watermarks.observe(&batch("a", today, &[today + 86_400]), &mut Vec::new()), [0]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_nobody_silent() {
+        let (day, mut watermarks) = (86_400 * SECOND, Watermarks::new(WatermarkConfig::default(), true));
+        seen(&mut watermarks, "a", 100, &[10]);
+        for step_ns in [day, -2 * day, day] {
+            let before = watermarks.next_deadline().unwrap();
+            watermarks.clock_was_set(step_ns);
+            assert_eq!(watermarks.next_deadline(), Some(before.saturating_add(step_ns)));
+        }
+        assert_eq!(watermarks.tick(Timestamp(129 * SECOND)), Ticked::Nothing);
+        assert_eq!(watermarks.tick(Timestamp(130 * SECOND)), Ticked::Closed);
     }
 
     #[test]
