@@ -40,10 +40,7 @@ fn load(keys: usize, rows: usize, disorder_ns: i64) -> Load {
             batch.signals[0] = (0..ROWS).map(|row| 74.0 + (row % 17) as f64 * 0.01).collect();
             let codes = (0..ROWS).map(|_| (next() % keys as u64) as u32).collect();
             batch.tags[0] = TagColumn { codes, names: names.clone() };
-            let before = watermarks.combined().0;
-            let mut after = Vec::new();
-            watermarks.observe(&batch, &mut after);
-            let flow = Flow { before, after, first_seq: batch.first_seq.0 };
+            let (flow, _) = watermarks.observe(&batch);
             (batch, flow)
         })
         .collect();

@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     buffer::Ring,
-    dataflow::{Flow, Ticked, Watermarks},
+    dataflow::{Ticked, Watermarks},
     model::{Batch, Flags, Input, Order, Output, Seq, Stream, Timestamp},
     quality::{alert::AlertBook, watch::Watch},
     voxel::Grid,
@@ -38,6 +38,7 @@ pub use space::{GridLane, summaries};
 pub use state::{Captured, Parts, StateError, cold_layer, cold_tile};
 
 use alarms::Alarms;
+use pipeline::Deferred;
 
 /// A clock that is this far behind what it said has been set; smaller differences are those between sources.
 const CLOCK_STEP_NS: i64 = 60_000_000_000;
@@ -51,6 +52,8 @@ pub struct Step {
     pub rejected: Vec<Rejected>,
     /// What became of each order.
     pub orders: Vec<Result<(), String>>,
+    /// Results that are not there yet, in the order in which they will be.
+    deferred: Vec<(usize, Deferred)>,
 }
 
 impl Step {
@@ -191,6 +194,17 @@ impl Engine {
 
     /// One input through everything; what comes of it is added to `step`.
     pub fn step(&mut self, input: &Input, step: &mut Step) {
+        self.begin(input, step);
+        self.settle(step);
+    }
+
+    /// One input through everything but windows that have threads of their own, which go on beside whoever calls: of several inputs that are
+    /// begun one after the other, the results are complete, and in the order in which [`Self::step`] gives them, once they are
+    /// [settled](Self::settle) with the same `step`. Until then, nothing may be taken from it, nor be asked of the engine.
+    pub fn begin(&mut self, input: &Input, step: &mut Step) {
+        if !matches!(input, Input::Batch(_)) {
+            self.settle(step);
+        }
         match input {
             Input::Batch(batch) => self.batch(batch, step),
             Input::Watermark { stream, partition, time, arrival } => {
@@ -224,6 +238,21 @@ impl Engine {
             Input::End => self.end(true, step),
         }
         self.report(step);
+    }
+
+    /// Waits for what was begun.
+    pub fn settle(&mut self, step: &mut Step) {
+        if step.deferred.is_empty() {
+            return;
+        }
+        let mut known = std::mem::take(&mut step.outputs).into_iter();
+        let mut at = 0;
+        for (pipeline, deferred) in std::mem::take(&mut step.deferred) {
+            step.outputs.extend(known.by_ref().take(deferred.place - at));
+            at = deferred.place;
+            self.pipelines[pipeline].complete(deferred, step);
+        }
+        step.outputs.extend(known);
     }
 
     /// Takes what grids have to tell of finished layers to the pipelines that read it.
@@ -294,9 +323,8 @@ impl Engine {
     /// Rows of stream `at` through every pipeline that reads it.
     fn take_in(&mut self, at: usize, batch: &Arc<Batch>, step: &mut Step) {
         let lane = &mut self.streams[at];
-        let mut flow =
-            Flow { before: lane.watermarks.combined().0, after: Vec::with_capacity(batch.rows()), first_seq: batch.seq(0).0 };
-        let future = lane.watermarks.observe(batch, &mut flow.after);
+        let (flow, future) = lane.watermarks.observe(batch);
+        let flow = Arc::new(flow);
         let marked = mark_future(batch, &future);
         let batch = marked.as_ref().unwrap_or(batch);
         lane.ring.append(batch, 0..batch.rows());
@@ -306,7 +334,8 @@ impl Engine {
             let rights = self.rights(index);
             let pipeline = &mut self.pipelines[index];
             if pipeline.stream.id == batch.stream.id {
-                pipeline.process(batch, &flow, &rights, self.emit, &mut self.alarms, step);
+                let deferred = pipeline.process(batch, &flow, &rights, self.emit, &mut self.alarms, step);
+                step.deferred.extend(deferred.map(|deferred| (index, deferred)));
                 pipeline.counters.flagged += if pipeline.running { future.len() as u64 } else { 0 };
             } else if pipeline.join_with.contains(&batch.stream.id) {
                 let left = self.places.get(&pipeline.stream.id).map_or(i64::MIN, |at| self.streams[*at].watermarks.combined().0);

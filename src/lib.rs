@@ -6,6 +6,7 @@
 //! - [`model`]: the words: time, streams, rows in columns, inputs and outputs.
 //! - [`ingest`]: outside → batches: serial, MQTT, Kafka, files; its `decode` is pure.
 //! - [`store`]: the embedded store: inbox, outbox, cursors, checkpoints, dead letters; group commit; retention.
+//! - [`crew`]: threads that stay, for work that comes in a row.
 //! - [`buffer`]: per-stream rings of recent rows: sliding and time windows as views.
 //! - [`expr`]: the configured expressions, compiled once, evaluated a column at a time.
 //! - [`quality`]: checkpoints that gate what follows, alerts and their acknowledgement, staleness.
@@ -33,6 +34,7 @@ pub mod appliance;
 pub mod buffer;
 pub mod commands;
 pub mod config;
+pub mod crew;
 pub mod dataflow;
 pub mod deliver;
 pub mod engine;

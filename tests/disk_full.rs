@@ -5,7 +5,7 @@
 //! forbidden too, the test says so in words that are shown whether or not it passes, and fails if `QADF_NEEDS_DISK_FULL` is set.
 //!
 //! The second test needs no rights at all: the kernel lets no file of the process grow any more (`RLIMIT_FSIZE`), which refuses a write in
-//! the middle of a commit with another error.
+//! the middle of a commit with another error. In the third, the log is what cannot be written.
 
 mod servers;
 
@@ -137,6 +137,31 @@ fn a_full_disk_is_said_costs_no_acknowledged_row_and_heals() {
     assert_eq!(numbers, (1..=acknowledged).collect::<Vec<_>>());
     let sink = entry(&status, "sinks", "lines").clone();
     assert_eq!((sink["rows"]["delivered"].as_u64(), sink["rows"]["expired"].as_u64()), (Some(acknowledged), Some(0)), "{sink}");
+    appliance.stop();
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let site = Site::new("unlogged");
+    let lines = site.folder().join("lines.jsonl");
+    site.configure(&format!(
+        "[streams.posted]\nsignals = {{ n = \"1\" }}\n[sinks.lines]\ntype = \"file\"\npath = \"{}\"\n",
+        lines.display()
+    ));
+    // The sink has something to say at each attempt, until its file can be made.
+    fs::create_dir(&lines).expect("the folder is there");
+    let mut appliance = site.start_with(|command| {
+        let program = command.get_program().to_owned();
+        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        *command = Command::new("sh");
+        command.args(["-c", "exec \"$0\" \"$@\" 2>/dev/full"]).arg(program).args(arguments);
+        command.env("QADF_LOG", "debug").env_remove("NOTIFY_SOCKET");
+    });
+    assert_eq!(post(&appliance, 1), 202);
+    appliance.until("the sink has failed", |status| entry(status, "sinks", "lines")["retries"].as_u64() > Some(0));
+    fs::remove_dir(&lines).expect("nothing was written into it");
+    appliance.until_delivered();
+    assert!(appliance.process.runs());
     appliance.stop();
 }
 

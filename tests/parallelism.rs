@@ -49,6 +49,38 @@ size = "100ms"
 aggregate = { n = "count()" }
 "#;
 
+/// A second pipeline on the same rows, with something of each kind that puts out results at once.
+const BESIDE: &str = r#"
+[[pipelines]]
+id = "beside"
+stream = "s"
+parallelism = THREADS
+[[pipelines.checkpoints]]
+name = "not_low"
+check = "v > -2.5"
+on_fail = "flag"
+[[pipelines.windows]]
+id = "short"
+type = "tumbling"
+size = "10ms"
+group_by = ["recipe"]
+aggregate = { n = "count()" }
+[[pipelines.charts]]
+id = "chart"
+type = "i_mr"
+signal = "v"
+group_by = ["recipe"]
+[[pipelines]]
+id = "last"
+stream = "s"
+[[pipelines.windows]]
+id = "whole"
+type = "tumbling"
+size = "30ms"
+group_by = ["recipe"]
+aggregate = { n = "count()" }
+"#;
+
 const ROWS: usize = 40_000;
 
 fn engine(threads: usize) -> Engine {
@@ -117,6 +149,50 @@ fn threads_change_no_result_and_no_order() {
         let mut many = engine(threads);
         assert!(run(&mut many, &inputs, true) == expected, "{threads} threads");
         assert_eq!(many.pipelines()[0].counters, one.pipelines()[0].counters);
+    }
+}
+
+#[test]
+fn inputs_that_are_begun_together_give_what_they_give_one_by_one() {
+    let build = |threads: usize| {
+        let toml = format!("{WINDOWS}{BESIDE}").replace("THREADS", &threads.to_string());
+        let config = config::parse(&toml).unwrap_or_else(|faults| panic!("{faults:?}"));
+        Engine::new(&config.engine, Emit::All, Clock::Arrivals).expect("it fits together")
+    };
+    let mut one = build(1);
+    let mut inputs = inputs(&one);
+    for input in &mut inputs {
+        let Input::Batch(batch) = input else { unreachable!() };
+        Arc::make_mut(batch).arrival = Timestamp(batch.time.iter().copied().max().unwrap_or(0));
+    }
+    // What is no batch acts on everything that was begun before it.
+    let watermark = |place: i64| Input::Watermark {
+        stream: "s".into(),
+        partition: "s".into(),
+        time: Timestamp(1_700_000_000_000_000_000 + place * 60_000_000),
+        arrival: Timestamp(1_700_000_000_000_000_000 + place * 60_000_000),
+    };
+    (1..6).for_each(|place| inputs.insert(place * 2 + 1, watermark(place as i64)));
+    inputs.push(Input::Tick(Timestamp(1_700_000_060_000_000_000)));
+    let said = |step: &Step| -> Vec<String> {
+        step.outputs.iter().map(|output| format!("{} {}", output.at.0, serde_json::to_string(output).expect("JSON"))).collect()
+    };
+    let mut step = Step::default();
+    inputs.iter().for_each(|input| one.step(input, &mut step));
+    let expected = said(&step);
+    for kind in ["window", "late", "spc", "checkpoint"] {
+        assert!(expected.iter().any(|result| result.contains(&format!("\"kind\":\"{kind}"))), "{kind}");
+    }
+    for (threads, together) in [(1, 4), (2, 1), (2, 3), (3, 5), (5, 100)] {
+        let (mut many, mut step) = (build(threads), Step::default());
+        for inputs in inputs.chunks(together) {
+            inputs.iter().for_each(|input| many.begin(input, &mut step));
+            many.settle(&mut step);
+        }
+        assert!(said(&step) == expected, "{threads} threads, {together} inputs together");
+        for (many, one) in many.pipelines().iter().zip(one.pipelines()) {
+            assert_eq!(many.counters, one.counters);
+        }
     }
 }
 

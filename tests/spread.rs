@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use qadf_edge::{
-    dataflow::{Accumulation, Aggregate, Flow, SpreadWindows, WatermarkConfig, Watermarks, WindowConfig, WindowKind, WindowState},
+    dataflow::{Accumulation, Aggregate, SpreadWindows, WatermarkConfig, Watermarks, WindowConfig, WindowKind, WindowState},
     model::{Batch, Flags, NO_TAG, Seq, Stream, TagColumn, Timestamp},
 };
 
@@ -97,17 +97,15 @@ fn run(config: &WindowConfig, samples: &[Sample], events: &[(usize, Event)], man
         while at < place {
             let end = if manner.one_by_one { at + 1 } else { place };
             let whole = batch(at, &samples[at..end], &names, any_flag || manner.flags);
-            let mut after = Vec::new();
-            let before = watermarks.combined().0;
-            watermarks.observe(&whole, &mut after);
-            let flow = Flow { before, after, first_seq: whole.first_seq.0 };
+            let (flow, _) = watermarks.observe(&whole);
+            let flow = Arc::new(flow);
             let passing: Vec<usize> = (0..whole.rows()).filter(|row| samples[at + row].4 != 2).collect();
             let mut out = Vec::new();
             if paused {
             } else if passing.len() == whole.rows() {
-                windows.drive(&whole, None, &flow, &mut out);
+                windows.drive(&Arc::new(whole), None, &flow, &mut out);
             } else {
-                windows.drive(&whole.take(&passing), Some(&passing), &flow, &mut out);
+                windows.drive(&Arc::new(whole.take(&passing)), Some(&Arc::new(passing)), &flow, &mut out);
             }
             told.extend(out.iter().map(|output| format!("{} {}", output.at.0, serde_json::to_string(output).expect("it is JSON"))));
             if manner.own_names {

@@ -21,9 +21,9 @@ enum Said {
 fn one_by_one(watermarks: &mut Watermarks, partition: &str, arrival: i64, times: &[i64]) -> (Vec<i64>, Vec<usize>) {
     let (mut after, mut future) = (Vec::new(), Vec::new());
     for (row, time) in times.iter().enumerate() {
-        if !watermarks.observe(&batch(partition, arrival, &[*time]), &mut after).is_empty() {
-            future.push(row);
-        }
+        let (flow, too_far) = watermarks.observe(&batch(partition, arrival, &[*time]));
+        after.extend(flow.after());
+        future.extend(too_far.iter().map(|_| row));
     }
     (after, future)
 }
@@ -64,12 +64,12 @@ proptest! {
             match said {
                 Said::Rows(times) => {
                     let times: Vec<i64> = times.iter().map(|time| time.saturating_add(now)).collect();
-                    let mut after = Vec::new();
-                    let future = whole.observe(&batch(partition, now, &times), &mut after);
+                    let (flow, future) = whole.observe(&batch(partition, now, &times));
+                    let after: Vec<i64> = flow.after().collect();
                     prop_assert_eq!((after.clone(), future), one_by_one(&mut each, partition, now, &times));
                     prop_assert!(after.is_sorted());
                     let state: WatermarksState = whole.snapshot();
-                    whole.observe(&batch(partition, now, &[]), &mut after);
+                    whole.observe(&batch(partition, now, &[]));
                     prop_assert_eq!(whole.snapshot(), state, "no rows say nothing");
                 }
                 Said::Statement(time) => {

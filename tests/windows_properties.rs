@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::prelude::*;
 use qadf_edge::{
     dataflow::{
-        Accumulation, Aggregate, Flow, WatermarkConfig, Watermarks, WindowConfig, WindowKind, WindowOperator, WindowState, drive,
+        Accumulation, Aggregate, WatermarkConfig, Watermarks, WindowConfig, WindowKind, WindowOperator, WindowState, drive,
     },
     model::{Batch, Body, Number, Output, Seq, Stream, Timestamp, WindowResult},
 };
@@ -67,10 +67,8 @@ fn run(config: &WindowConfig, samples: &[Sample], cuts: &[usize], restarts: &[us
             windows.restore(state).expect("state fits");
         }
         let batch = batch(run[0], &samples[run[0]..run[1]]);
-        let before = watermarks.combined().0;
-        let mut after = Vec::new();
-        watermarks.observe(&batch, &mut after);
-        drive(&mut windows, &batch, None, &Flow { before, after, first_seq: batch.first_seq.0 }, &mut out);
+        let (flow, _) = watermarks.observe(&batch);
+        drive(&mut windows, &batch, None, &flow, &mut out);
     }
     windows.finish(&mut out);
     assert_eq!(windows.open_count(), 0, "everything is freed at the end");

@@ -181,11 +181,10 @@ fn a_bounded_watermark_is_that_of_flink() {
         let times: Vec<i64> = case["events"].as_array().expect("times").iter().map(int).collect();
         let expected: Vec<i64> = case["expected"]["watermarks"].as_array().expect("times").iter().map(int).collect();
         let mut watermarks = Watermarks::new(WatermarkConfig { delay_ns: delay, ..WatermarkConfig::default() }, false);
-        let mut after = Vec::new();
         let stream = std::sync::Arc::new(Stream::new("s", &[], &[]));
-        watermarks.observe(&seconds(&stream, "a", 0, &times), &mut after);
+        let (flow, _) = watermarks.observe(&seconds(&stream, "a", 0, &times));
         // Ours is exclusive.
-        assert_eq!(after.iter().map(|after| after - 1).collect::<Vec<_>>(), expected);
+        assert_eq!(flow.after().map(|after| after - 1).collect::<Vec<_>>(), expected);
         // Through the program: with lateness without end, exactly the windows that end by the watermark have fired.
         let spec = json!({ "type": "tumbling", "size": 1, "lateness": 1_000_000_000, "watermark": { "delay": delay } });
         let lines: Vec<Value> = times.iter().map(|time| json!({ "part": "k", "time": time, "v": 1 })).collect();

@@ -201,7 +201,7 @@ impl Fold {
             if matches!(committed.input, Input::Tick(_)) {
                 self.tick_sent = None;
             }
-            self.engine.step(&committed.input, &mut self.step);
+            self.engine.begin(&committed.input, &mut self.step);
             if let Input::Order { time, order } = &committed.input {
                 self.ordered(*time, order);
             }
@@ -213,6 +213,7 @@ impl Fold {
                 self.step.rejected.clear();
             }
         }
+        self.engine.settle(&mut self.step);
         self.shared.stepped(started.elapsed());
         let step = self.step_commit(rows, None);
         self.writer.commit_step(step);

@@ -44,6 +44,11 @@ impl<T: Copy> Mirror<T> {
         &self.cells[slot..slot + len]
     }
 
+    /// All values, by slot.
+    pub fn cells(&self) -> &[T] {
+        &self.cells[..self.capacity]
+    }
+
     fn copy(&mut self, at: usize, values: &[T]) {
         self.cells[at..at + values.len()].copy_from_slice(values);
         self.cells[at + self.capacity..at + self.capacity + values.len()].copy_from_slice(values);

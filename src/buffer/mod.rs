@@ -176,17 +176,15 @@ impl Ring {
         if from > to {
             return TimeView::run(all, 0, 0);
         }
-        match self.order.sorted() {
+        let (from, to) = (from.0, to.0);
+        match self.order.between((from, to), self.time.cells(), self.slot(self.first), self.len()) {
             None => {
                 let times = self.times(0, self.len());
-                let start = times.partition_point(|time| *time < from.0);
-                let end = times.partition_point(|time| *time <= to.0);
+                let start = times.partition_point(|time| *time < from);
+                let end = times.partition_point(|time| *time <= to);
                 TimeView::run(all, start, end - start)
             }
-            Some(sorted) => {
-                let places = sorted.range((from.0, 0)..=(to.0, u64::MAX)).map(|(_, row)| (row - self.first) as usize);
-                TimeView::picked(all, places.collect())
-            }
+            Some(places) => TimeView::picked(all, places),
         }
     }
 
@@ -277,7 +275,7 @@ impl Ring {
     fn make_room(&mut self, rows: usize) {
         let leaving = (self.len() + rows).saturating_sub(self.capacity);
         let times = self.time.window(self.slot(self.first), self.len());
-        self.order.evict(self.first, times, leaving);
+        self.order.evict(times, leaving);
         self.first += leaving as u64;
         self.counts.evicted += leaving as u64;
     }
@@ -287,8 +285,9 @@ impl Ring {
         let slot = self.slot(self.next);
         let held = (self.slot(self.first), self.len());
         let times = &batch.time[rows.clone()];
-        self.order.append(self.first, self.time.window(held.0, held.1), times);
+        self.order.append(self.time.window(held.0, held.1), times);
         self.time.write(slot, times);
+        self.order.written(self.time.cells(), slot, times.len());
         let seqs: Vec<u64> = rows.clone().map(|row| batch.seq(row).0).collect();
         self.seq.write(slot, &seqs);
         for (column, values) in self.signals.iter_mut().zip(&batch.signals) {
@@ -329,8 +328,8 @@ impl Ring {
     }
 
     fn span(&self) -> (Option<i64>, Option<i64>) {
-        match self.order.sorted() {
-            Some(sorted) => (sorted.first().map(|entry| entry.0), sorted.last().map(|entry| entry.0)),
+        match self.order.bounds(self.time.cells(), self.slot(self.first), self.len()) {
+            Some((oldest, newest)) => (Some(oldest), Some(newest)),
             None => {
                 let times = self.times(0, self.len());
                 (times.first().copied(), times.last().copied())

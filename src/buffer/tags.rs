@@ -20,6 +20,8 @@ pub(super) struct Tags {
     names: Vec<Arc<str>>,
     /// The place of a text in `names`; looked up, never iterated.
     lookup: FxHashMap<Arc<str>, u32>,
+    /// By the code of the last column that was written: its text, and our code for it. Batches of one source mostly share their texts.
+    known: Vec<(Arc<str>, u32)>,
     names_max: usize,
 }
 
@@ -29,6 +31,7 @@ impl Tags {
             codes: Mirror::new(capacity, NO_TAG),
             names: Vec::new(),
             lookup: FxHashMap::default(),
+            known: Vec::new(),
             names_max: capacity * 2 + NAMES_SPARE,
         }
     }
@@ -48,10 +51,28 @@ impl Tags {
         if self.names.len() + column.names.len() > self.names_max {
             self.forget_unused(held);
         }
-        let own: Vec<u32> = column.names.iter().map(|name| self.intern(name)).collect();
-        let translated: Vec<u32> =
-            column.codes[from..to].iter().map(|code| own.get(*code as usize).copied().unwrap_or(NO_TAG)).collect();
+        self.know(&column.names);
+        let own = |code: &u32| self.known.get(*code as usize).map_or(NO_TAG, |(_, code)| *code);
+        let translated: Vec<u32> = column.codes[from..to].iter().map(own).collect();
         self.codes.write(slot, &translated);
+    }
+
+    fn know(&mut self, names: &[Arc<str>]) {
+        self.known.truncate(names.len());
+        for (place, name) in names.iter().enumerate() {
+            match self.known.get(place) {
+                Some((known, _)) if Arc::ptr_eq(known, name) => {}
+                known => {
+                    let is_new = known.is_none();
+                    let entry = (Arc::clone(name), self.intern(name));
+                    if is_new {
+                        self.known.push(entry);
+                    } else {
+                        self.known[place] = entry;
+                    }
+                }
+            }
+        }
     }
 
     fn intern(&mut self, name: &Arc<str>) -> u32 {
@@ -68,6 +89,7 @@ impl Tags {
         let held = self.codes.window(slot, len).to_vec();
         let names = std::mem::take(&mut self.names);
         self.lookup.clear();
+        self.known.clear();
         let renumbered: Vec<u32> =
             held.iter().map(|code| names.get(*code as usize).map_or(NO_TAG, |name| self.intern(name))).collect();
         self.codes.write(slot, &renumbered);

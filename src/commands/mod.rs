@@ -268,7 +268,8 @@ fn logs(format: LogFormat, command: &Command) {
             _ => "info,rumqttd=off,rumqttc=warn",
         })
     });
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written (its disk is full, its reader has gone) is not told to stderr in turn: that would end the thread that logs.
+    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match format {
         LogFormat::Text => base.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => base.json().init(),

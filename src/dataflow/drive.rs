@@ -13,8 +13,10 @@ use crate::model::{Batch, Output, Seq, Timestamp};
 pub struct Flow {
     /// Before the first row.
     pub before: i64,
-    /// After each row; never falling.
-    pub after: Vec<i64>,
+    /// Where it moves: the place of a row, and the watermark after it; both rising.
+    pub moves: Vec<(usize, i64)>,
+    /// Rows of the batch.
+    pub rows: usize,
     /// The number of each row in the inbox is `first_seq` plus its place.
     pub first_seq: u64,
 }
@@ -22,7 +24,18 @@ pub struct Flow {
 impl Flow {
     /// After the last row.
     pub fn last(&self) -> i64 {
-        self.after.last().copied().unwrap_or(self.before)
+        self.moves.last().map_or(self.before, |(_, after)| *after)
+    }
+
+    /// After each row.
+    pub fn after(&self) -> impl Iterator<Item = i64> {
+        let (mut moves, mut after) = (self.moves.iter().copied().peekable(), self.before);
+        (0..self.rows).map(move |row| {
+            if let Some((_, moved)) = moves.next_if(|(place, _)| *place == row) {
+                after = moved;
+            }
+            after
+        })
     }
 }
 
@@ -46,10 +59,21 @@ pub fn drive<T: Timed>(operator: &mut T, batch: &Batch, places: Option<&[usize]>
 pub trait TimedRows {
     /// As [`Timed::quiet_until`].
     fn quiet_until(&self, earliest: Timestamp, watermark: Timestamp) -> Timestamp;
-    /// Takes in the rows `rows[range]` (`None`: the rows `range`) while the watermark stands at `watermark`.
-    fn push_some(&mut self, batch: &Batch, rows: Option<&[u32]>, range: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>);
+    /// Takes in `rows` while the watermark stands at `watermark`.
+    fn push_some(&mut self, batch: &Batch, rows: Rows<'_>, watermark: Timestamp, out: &mut Vec<Output>);
     /// The watermark is here now.
     fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>);
+}
+
+/// Rows of a batch.
+#[derive(Debug, Clone)]
+pub struct Rows<'r> {
+    /// Their places are `places[range]`; `None`: `range`.
+    pub places: Option<&'r [u32]>,
+    /// See `places`.
+    pub range: Range<usize>,
+    /// Their earliest and their latest time, if that is known.
+    pub bounds: Option<(i64, i64)>,
 }
 
 struct Whole<'o, T>(&'o mut T);
@@ -59,8 +83,8 @@ impl<T: Timed> TimedRows for Whole<'_, T> {
         self.0.quiet_until(earliest, watermark)
     }
 
-    fn push_some(&mut self, batch: &Batch, _: Option<&[u32]>, range: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
-        self.0.push(batch, range, watermark, out);
+    fn push_some(&mut self, batch: &Batch, rows: Rows<'_>, watermark: Timestamp, out: &mut Vec<Output>) {
+        self.0.push(batch, rows.range, watermark, out);
     }
 
     fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>) {
@@ -81,50 +105,57 @@ pub fn drive_some<T: TimedRows>(
 ) {
     let rows = some.map_or(batch.rows(), <[u32]>::len);
     let mut earliest: Option<Vec<i64>> = None;
-    let until = |next: usize, moves: usize| match (some, places) {
-        (None, None) => rows.min(moves + 1),
-        (None, Some(places)) => places.partition_point(|place| *place <= moves),
-        (Some(some), None) => next + some[next..].partition_point(|row| *row as usize <= moves),
-        (Some(some), Some(places)) => next + some[next..].partition_point(|row| places[*row as usize] <= moves),
+    let until = |next: usize, last: usize| match (some, places) {
+        (None, None) => rows.min(last + 1),
+        (None, Some(places)) => places.partition_point(|place| *place <= last),
+        (Some(some), None) => next + some[next..].partition_point(|row| *row as usize <= last),
+        (Some(some), Some(places)) => next + some[next..].partition_point(|row| places[*row as usize] <= last),
     };
-    let (mut next, mut watermark, mut seen) = (0, Timestamp(flow.before), 0);
+    let (mut next, mut watermark, mut moves) = (0, Timestamp(flow.before), &flow.moves[..]);
     loop {
-        // Progress is made even if an operator has nothing quiet to offer: at least one place of the flow goes by in each turn.
-        let from = match &earliest {
-            Some(earliest) => earliest[next],
-            None => earliest_of(&batch.time, some),
+        // Progress is made even if an operator has nothing quiet to offer: at least one move of the flow goes by in each turn.
+        let (from, bounds) = match &earliest {
+            Some(earliest) => (earliest[next], None),
+            None => {
+                let bounds = bounds_of(&batch.time, some);
+                (bounds.0, Some(bounds))
+            }
         };
         let quiet = operator.quiet_until(Timestamp(from), watermark);
-        let moves = seen + flow.after[seen..].partition_point(|after| *after < quiet.0);
-        let until = until(next, moves).max(next);
+        moves = &moves[moves.partition_point(|(_, after)| *after < quiet.0)..];
+        let moved = moves.split_first();
+        let until = moved.map_or(rows, |((place, _), _)| until(next, *place).max(next));
         if until > next {
-            operator.push_some(batch, some, next..until, watermark, out);
+            let bounds = bounds.filter(|_| until - next == rows);
+            operator.push_some(batch, Rows { places: some, range: next..until, bounds }, watermark, out);
         }
         next = until;
-        if moves >= flow.after.len() {
-            return;
-        }
+        let Some(((place, after), behind)) = moved else { return };
         earliest.get_or_insert_with(|| earliest_from(&batch.time, some));
-        watermark = Timestamp(flow.after[moves]);
+        watermark = Timestamp(*after);
         let before = out.len();
         operator.advance(watermark, out);
         for output in &mut out[before..] {
-            output.at = Seq(flow.first_seq + moves as u64);
+            output.at = Seq(flow.first_seq + *place as u64);
         }
         if out.len() > before {
             fired(before..out.len());
         }
-        seen = moves + 1;
+        moves = behind;
     }
 }
 
-/// The earliest time of all rows.
-fn earliest_of(times: &[i64], some: Option<&[u32]>) -> i64 {
-    let earliest = match some {
-        Some(some) => some.iter().map(|row| times[*row as usize]).min(),
-        None => times.iter().copied().min(),
-    };
-    earliest.unwrap_or(i64::MAX)
+/// The earliest and the latest time of all rows.
+fn bounds_of(times: &[i64], some: Option<&[u32]>) -> (i64, i64) {
+    match some {
+        Some(some) => bounds(some.iter().map(|row| times[*row as usize])),
+        None => bounds(times.iter().copied()),
+    }
+}
+
+/// The earliest and the latest of `times`; the ends of time the wrong way round if there are none.
+pub fn bounds(times: impl Iterator<Item = i64>) -> (i64, i64) {
+    times.fold((i64::MAX, i64::MIN), |(earliest, latest), time| (earliest.min(time), latest.max(time)))
 }
 
 /// The earliest time from each row on; the last entry, after all rows, is the end of time.

@@ -4,11 +4,12 @@
 //! - [`window`]: which windows a row belongs to; [`slices`]: the pieces of time they share.
 //! - [`aggregate`], [`lanes`], [`sketch`]: what windows say about their rows.
 //! - [`operator`], [`panes`], [`session`]: windows over rows, fired and freed by the watermark.
-//! - [`spread`]: the same with their keys spread over threads.
+//! - [`spread`]: the same with their keys spread over threads; [`assign`]: the rows of each.
 //! - [`join`]: rows of two streams that belong together; [`pattern`]: rows that follow each other.
 //! - [`drive`](mod@drive), [`timed`]: rows and watermark to the operators, each row before the watermark moves from it.
 
 pub mod aggregate;
+pub mod assign;
 pub mod drive;
 pub mod join;
 mod keys;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Accumulation, WindowConfig, WindowError,
-    drive::TimedRows,
+    drive::{self, Rows, TimedRows},
     keys::{KeyMemo, KeyTable, KeyTexts},
     lanes::{Pane, Plan},
     maker::Maker,
@@ -46,7 +46,7 @@ struct KeyState {
 }
 
 /// What a checkpoint keeps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WindowState {
     cut: Option<(i64, i64, i64, bool)>,
     watermark: i64,
@@ -116,10 +116,11 @@ impl TimedRows for WindowOperator {
         Self::quiet_until(self, earliest, watermark)
     }
 
-    fn push_some(&mut self, batch: &Batch, rows: Option<&[u32]>, range: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
-        match rows {
-            Some(rows) => self.push_rows(batch, rows[range].iter().map(|row| *row as usize), watermark, out),
-            None => self.push_rows(batch, range, watermark, out),
+    fn push_some(&mut self, batch: &Batch, rows: Rows<'_>, watermark: Timestamp, out: &mut Vec<Output>) {
+        let Rows { places, range, bounds } = rows;
+        match places {
+            Some(places) => self.push_rows(batch, places[range].iter().map(|row| *row as usize), bounds, watermark, out),
+            None => self.push_rows(batch, range, bounds, watermark, out),
         }
     }
 
@@ -188,10 +189,17 @@ impl WindowOperator {
 
     /// Takes in rows while the watermark stands at `watermark`.
     pub fn push(&mut self, batch: &Batch, rows: Range<usize>, watermark: Timestamp, out: &mut Vec<Output>) {
-        self.push_rows(batch, rows, watermark, out);
+        self.push_rows(batch, rows, None, watermark, out);
     }
 
-    fn push_rows(&mut self, batch: &Batch, rows: impl Iterator<Item = usize> + Clone, watermark: Timestamp, out: &mut Vec<Output>) {
+    fn push_rows(
+        &mut self,
+        batch: &Batch,
+        rows: impl Iterator<Item = usize> + Clone,
+        bounds: Option<(i64, i64)>,
+        watermark: Timestamp,
+        out: &mut Vec<Output>,
+    ) {
         let Some(first) = rows.clone().next() else { return };
         if watermark.0 > self.watermark {
             let fired = out.len();
@@ -200,16 +208,26 @@ impl WindowOperator {
         }
         match self.slices.take() {
             Some(slices) => {
-                self.push_sliced(&slices, batch, rows, out);
+                self.push_sliced(&slices, batch, rows, bounds, out);
                 self.slices = Some(slices);
             }
             None => self.push_sessions(batch, rows, out),
         }
     }
 
-    fn push_sliced(&mut self, slices: &Slices, batch: &Batch, rows: impl Iterator<Item = usize> + Clone, out: &mut Vec<Output>) {
+    fn push_sliced(
+        &mut self,
+        slices: &Slices,
+        batch: &Batch,
+        rows: impl Iterator<Item = usize> + Clone,
+        bounds: Option<(i64, i64)>,
+        out: &mut Vec<Output>,
+    ) {
         let (ended, freed) = (slices.ended(self.watermark), self.freed(slices));
-        if let Some(slice) = self.only_slice(slices, batch, rows.clone(), ended) {
+        // Where nothing needs to be known of single rows, those of one slice go in together.
+        let together = batch.flags.is_none() && !self.apart;
+        let bounds = || bounds.unwrap_or_else(|| drive::bounds(rows.clone().map(|row| batch.time[row])));
+        if let Some(slice) = together.then(bounds).and_then(|bounds| only_slice(slices, bounds, ended)) {
             self.pending.0.extend(rows.map(|row| row as u32));
             self.memo.numbers(batch, &self.pending.0, &mut self.keys, &mut self.pending.1);
             self.panes.places(slice.number, &mut self.pending.1);
@@ -246,19 +264,6 @@ impl WindowOperator {
             }
         }
         self.flush(batch);
-    }
-
-    /// The slice around all of `rows`, if it is one whose windows have not fired and nothing needs to be known of single rows.
-    fn only_slice(&self, slices: &Slices, batch: &Batch, rows: impl Iterator<Item = usize>, ended: i64) -> Option<Slice> {
-        if batch.flags.is_some() || self.apart {
-            return None;
-        }
-        let (earliest, latest) = rows.fold((i64::MAX, i64::MIN), |(earliest, latest), row| {
-            let time = batch.time[row];
-            (earliest.min(time), latest.max(time))
-        });
-        let slice = slices.around(earliest);
-        (latest < slice.end && slice.first <= slice.last && slice.first > ended).then_some(slice)
     }
 
     fn push_sessions(&mut self, batch: &Batch, rows: impl Iterator<Item = usize>, out: &mut Vec<Output>) {
@@ -589,4 +594,10 @@ impl WindowOperator {
         (self.watermark, self.late, self.fired) = (state.watermark, state.late, state.fired);
         Ok(())
     }
+}
+
+/// The slice around all rows with times between these, if it is one whose windows have not fired.
+fn only_slice(slices: &Slices, (earliest, latest): (i64, i64), ended: i64) -> Option<Slice> {
+    let slice = slices.around(earliest);
+    (latest < slice.end && slice.first <= slice.last && slice.first > ended).then_some(slice)
 }

@@ -4,64 +4,25 @@
 //! from there, in order. What the watermark causes comes from all shards, and is put in the order end, start, key, which is that of one
 //! operator. So the number of shards changes nothing of what is put out, nor of what a checkpoint keeps.
 
-use std::{
-    cmp::Ordering,
-    hash::{BuildHasher, Hasher},
-    sync::Arc,
-    vec,
+use std::{cmp::Ordering, collections::VecDeque, panic::resume_unwind, sync::Arc, vec};
+
+use super::{
+    Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState,
+    assign::{Assignment, shard_of_key},
+    drive::drive_some,
 };
-
-use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
-use rustc_hash::FxBuildHasher;
-
-use super::{Flow, OpenWindow, WindowConfig, WindowError, WindowOperator, WindowState, drive::drive_some};
-use crate::model::{Batch, Body, Key, Output, Seq, Stream, Timestamp};
+use crate::{
+    crew::Crew,
+    model::{Batch, Body, Key, Output, Seq, Stream, Timestamp},
+};
 
 /// More shards than this are refused.
 pub const SHARDS_MAX: usize = 64;
 
 /// Below so many rows a shard, waking threads costs more than it gains.
 const ROWS_MIN: usize = 1024;
-
-/// The hash that decides on the shard of a text: the same in every run.
-pub fn hash_of_text(text: Option<&str>) -> u64 {
-    let mut hasher = FxBuildHasher.build_hasher();
-    hasher.write(text.unwrap_or_default().as_bytes());
-    hasher.write_u8(u8::from(text.is_some()));
-    hasher.finish()
-}
-
-/// The hash of the texts before and of one more.
-#[inline]
-pub fn hash_with(before: u64, text: u64) -> u64 {
-    before.rotate_left(5) ^ text
-}
-
-#[inline]
-fn shard_of(hash: u64, shards: usize) -> usize {
-    // The low bits of this hash are the weak ones.
-    ((u128::from(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * shards as u128) >> 64) as usize
-}
-
-/// The shard of the key with these texts.
-pub fn shard_of_key(key: &[Option<Arc<str>>], shards: usize) -> usize {
-    let hash = key.iter().fold(0_u64, |hash, text| hash_with(hash, hash_of_text(text.as_deref())));
-    shard_of(hash, shards)
-}
-
-/// The rows of `shard`, by the hashes of all rows; in `rows`, which keeps its room.
-pub fn rows_of<'r>(hashes: &[u64], shard: usize, shards: usize, rows: &'r mut Vec<u32>) -> &'r [u32] {
-    if rows.len() < hashes.len() {
-        rows.resize(hashes.len(), 0);
-    }
-    let mut count = 0;
-    // Whether a row is ours is as good as random: no branch depends on it.
-    for (row, hash) in (0..).zip(hashes) {
-        rows[count] = row;
-        count += usize::from(shard_of(*hash, shards) == shard);
-    }
-    &rows[..count]
-}
+/// Rows that wait before threads begin with them: waking a thread takes as long as some hundred rows.
+const ROWS_TOGETHER: usize = 8192;
 
 /// What brought a result about; of one place in the flow in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,7 +73,7 @@ impl Part {
 
     /// Takes `operator` to a watermark of the flow, if it has any: at its ends all shards stand at the same one, whatever their rows.
     fn advance(&mut self, operator: &mut WindowOperator, flow: &Flow, watermark: i64, cause: Cause) {
-        let Some(last) = flow.after.len().checked_sub(1) else { return };
+        let Some(last) = flow.rows.checked_sub(1) else { return };
         let known = self.outputs.len();
         operator.advance(Timestamp(watermark), &mut self.outputs);
         let place = if cause == Cause::Before { 0 } else { last };
@@ -165,16 +126,52 @@ fn by_texts(left: &Key, right: &Key, group_by: &[Arc<str>]) -> Ordering {
     group_by.iter().map(|name| left.get(name)).cmp(group_by.iter().map(|name| right.get(name)))
 }
 
-/// Windows of one specification in shards. Batches that are large enough are worked on by as many threads.
+/// A batch, or what is left of it, on its way to the shards.
+#[derive(Debug)]
+struct Piece {
+    batch: Arc<Batch>,
+    places: Option<Arc<Vec<usize>>>,
+    flow: Arc<Flow>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    operator: WindowOperator,
+    assignment: Assignment,
+}
+
+impl Shard {
+    fn work(&mut self, pieces: &[Piece]) -> Vec<Part> {
+        pieces.iter().map(|piece| self.part(piece)).collect()
+    }
+
+    fn part(&mut self, Piece { batch, places, flow }: &Piece) -> Part {
+        let rows = self.assignment.rows(batch, None);
+        Part::driven(&mut self.operator, batch, Some(rows), places.as_ref().map(|places| &places[..]), flow)
+    }
+}
+
+#[derive(Debug)]
+enum Shards {
+    One(Box<WindowOperator>),
+    Many(Crew<Shard, Vec<Piece>, Vec<Part>>),
+}
+
+/// Windows of one specification in shards, on threads of their own if there are several.
+///
+/// Batches are begun, and their results are taken later in the same order: until then the threads are at work beside whoever calls. Small
+/// batches go to the threads together; what would not be worth it is done by whoever takes the results.
 #[derive(Debug)]
 pub struct SpreadWindows {
-    shards: Vec<WindowOperator>,
-    tags: Vec<usize>,
-    hashes: Vec<u64>,
-    /// By shard: room for the places of its rows.
-    rows: Vec<Vec<u32>>,
-    /// A thread for each shard but the first, which is worked on by whoever calls.
-    pool: Option<ThreadPool>,
+    config: WindowConfig,
+    shards: Shards,
+    /// Begun, but not with the threads yet.
+    waiting: Vec<Piece>,
+    waiting_rows: usize,
+    /// How often the threads were given something that has not come back.
+    given: usize,
+    /// By batch that was begun.
+    finished: VecDeque<Vec<Output>>,
 }
 
 impl SpreadWindows {
@@ -188,72 +185,85 @@ impl SpreadWindows {
             return Err(WindowError { key: "parallelism", message });
         }
         let count = if config.group_by.is_empty() { 1 } else { shards };
-        let make = |_| WindowOperator::new(Arc::clone(pipeline), config.clone(), stream);
-        let shards: Vec<WindowOperator> = (0..count).map(make).collect::<Result<_, _>>()?;
-        let tags = config.group_by.iter().filter_map(|name| stream.tag(name)).collect();
-        let pool = ThreadPoolBuilder::new().num_threads(count - 1).thread_name(|number| format!("windows-{}", number + 1));
-        let failed = |error: ThreadPoolBuildError| WindowError {
-            key: "parallelism",
-            message: format!("its threads could not be started: {error}"),
+        let make = || WindowOperator::new(Arc::clone(pipeline), config.clone(), stream);
+        let shards = if count == 1 {
+            Shards::One(Box::new(make()?))
+        } else {
+            let tags: Vec<usize> = config.group_by.iter().filter_map(|name| stream.tag(name)).collect();
+            let shard = |number| Ok(Shard { operator: make()?, assignment: Assignment::new(number, count, &tags) });
+            let shards: Vec<Shard> = (0..count).map(shard).collect::<Result<_, WindowError>>()?;
+            let failed = |error| WindowError { key: "parallelism", message: format!("its threads could not be started: {error}") };
+            Shards::Many(Crew::new("windows", shards, |shard: &mut Shard, pieces: &Vec<Piece>| shard.work(pieces)).map_err(failed)?)
         };
-        let pool = (count > 1).then(|| pool.build()).transpose().map_err(failed)?;
-        Ok(Self { shards, tags, hashes: Vec::new(), rows: vec![Vec::new(); count], pool })
+        Ok(Self { config: config.clone(), shards, waiting: Vec::new(), waiting_rows: 0, given: 0, finished: VecDeque::new() })
     }
 
     /// The specification.
     pub fn config(&self) -> &WindowConfig {
-        self.shards[0].config()
+        &self.config
     }
 
-    /// Feeds `batch`, whose row `i` came in at place `places[i]` of the flow (`None`: at place `i`).
-    pub fn drive(&mut self, batch: &Batch, places: Option<&[usize]>, flow: &Flow, out: &mut Vec<Output>) {
-        if let [operator] = self.shards.as_mut_slice() {
-            out.append(&mut Part::driven(operator, batch, None, places, flow).outputs);
+    /// Whether there are threads that work while batches are begun.
+    pub fn is_spread(&self) -> bool {
+        matches!(self.shards, Shards::Many(_))
+    }
+
+    /// Feeds `batch`, whose row `i` came in at place `places[i]` of the flow (`None`: at place `i`); nothing may be under way.
+    pub fn drive(&mut self, batch: &Arc<Batch>, places: Option<&Arc<Vec<usize>>>, flow: &Arc<Flow>, out: &mut Vec<Output>) {
+        self.begin(batch, places, flow);
+        self.finish(out);
+    }
+
+    /// Begins with `batch`, which [`Self::drive`] would do at once.
+    pub fn begin(&mut self, batch: &Arc<Batch>, places: Option<&Arc<Vec<usize>>>, flow: &Arc<Flow>) {
+        match &mut self.shards {
+            Shards::One(operator) => {
+                let part = Part::driven(operator, batch, None, places.map(|places| &places[..]), flow);
+                self.finished.push_back(part.outputs);
+            }
+            Shards::Many(_) => {
+                self.waiting.push(Piece { batch: Arc::clone(batch), places: places.map(Arc::clone), flow: Arc::clone(flow) });
+                self.waiting_rows += batch.rows();
+                if self.waiting_rows >= ROWS_TOGETHER {
+                    self.give();
+                }
+            }
+        }
+    }
+
+    /// Takes the results of the first batch that was begun.
+    pub fn finish(&mut self, out: &mut Vec<Output>) {
+        if self.finished.is_empty() {
+            self.collect();
+        }
+        out.extend(self.finished.pop_front().into_iter().flatten());
+    }
+
+    /// Has the threads begin with what waits.
+    fn give(&mut self) {
+        let Shards::Many(crew) = &self.shards else { return };
+        self.waiting_rows = 0;
+        self.given += 1;
+        crew.begin(&Arc::new(std::mem::take(&mut self.waiting)));
+    }
+
+    /// Waits until nothing is under way.
+    fn collect(&mut self) {
+        let Shards::Many(crew) = &self.shards else { return };
+        if self.given == 0 && self.waiting_rows < crew.len() * ROWS_MIN {
+            let pieces = std::mem::take(&mut self.waiting);
+            self.waiting_rows = 0;
+            let parts = crew.states().map(|mut shard| shard.work(&pieces)).collect();
+            self.finished.extend(by_piece(parts).map(|parts| merged(parts, &self.config.group_by)));
             return;
         }
-        self.hash(batch);
-        let (count, hashes) = (self.shards.len(), &self.hashes[..]);
-        let work = |number: usize, operator: &mut WindowOperator, rows: &mut Vec<u32>| {
-            Part::driven(operator, batch, Some(rows_of(hashes, number, count, rows)), places, flow)
-        };
-        let mut shards = self.shards.iter_mut().zip(&mut self.rows).enumerate();
-        let pool = self.pool.as_ref().filter(|_| batch.rows() >= count * ROWS_MIN);
-        let parts = if let Some(pool) = pool {
-            let mut parts: Vec<Part> = (0..count).map(|_| Part::default()).collect();
-            let (mut slots, work) = (parts.iter_mut(), &work);
-            pool.in_place_scope(|scope| {
-                let mine = shards.next().zip(slots.next());
-                for ((number, (operator, rows)), slot) in shards.zip(slots) {
-                    scope.spawn(move |_| *slot = work(number, operator, rows));
-                }
-                if let Some(((number, (operator, rows)), slot)) = mine {
-                    *slot = work(number, operator, rows);
-                }
-            });
-            parts
-        } else {
-            shards.map(|(number, (operator, rows))| work(number, operator, rows)).collect()
-        };
-        out.extend(merged(parts, &self.shards[0].config().group_by));
-    }
-
-    /// The hashes of the rows' keys.
-    fn hash(&mut self, batch: &Batch) {
-        self.hashes.clear();
-        self.hashes.resize(batch.rows(), 0);
-        for tag in &self.tags {
-            let column = &batch.tags[*tag];
-            let null = hash_of_text(None);
-            if column.names.len() > batch.rows() {
-                for (row, hash) in self.hashes.iter_mut().enumerate() {
-                    *hash = hash_with(*hash, hash_of_text(column.get(row).map(|text| &**text)));
-                }
-                continue;
-            }
-            let by_code: Vec<u64> = column.names.iter().map(|text| hash_of_text(Some(&**text))).collect();
-            for (hash, code) in self.hashes.iter_mut().zip(&column.codes) {
-                *hash = hash_with(*hash, by_code.get(*code as usize).copied().unwrap_or(null));
-            }
+        if !self.waiting.is_empty() {
+            self.give();
+        }
+        let Shards::Many(crew) = &self.shards else { return };
+        for _ in 0..std::mem::take(&mut self.given) {
+            let parts = crew.wait().unwrap_or_else(|panic| resume_unwind(panic));
+            self.finished.extend(by_piece(parts).map(|parts| merged(parts, &self.config.group_by)));
         }
     }
 
@@ -268,29 +278,39 @@ impl SpreadWindows {
     }
 
     fn each(&mut self, out: &mut Vec<Output>, mut act: impl FnMut(&mut WindowOperator, &mut Vec<Output>)) {
-        if let [operator] = self.shards.as_mut_slice() {
-            act(operator, out);
-            return;
+        self.collect();
+        match &mut self.shards {
+            Shards::One(operator) => act(operator, out),
+            Shards::Many(crew) => {
+                let mut parts = Vec::with_capacity(crew.len());
+                for mut shard in crew.states() {
+                    let mut outputs = Vec::new();
+                    act(&mut shard.operator, &mut outputs);
+                    parts.push(Part::of_watermark(outputs));
+                }
+                out.extend(merged(parts, &self.config.group_by));
+            }
         }
-        let mut part = |operator: &mut WindowOperator| {
-            let mut outputs = Vec::new();
-            act(operator, &mut outputs);
-            Part::of_watermark(outputs)
-        };
-        let parts = self.shards.iter_mut().map(&mut part).collect();
-        out.extend(merged(parts, &self.shards[0].config().group_by));
+    }
+
+    /// What is to be known of every shard. Nothing may be under way.
+    fn of_each<T>(&self, ask: impl Fn(&WindowOperator) -> T) -> Vec<T> {
+        match &self.shards {
+            Shards::One(operator) => vec![ask(operator)],
+            Shards::Many(crew) => crew.states().map(|shard| ask(&shard.operator)).collect(),
+        }
     }
 
     /// Windows (with keys) that are open.
     pub fn open_count(&self) -> usize {
-        self.shards.iter().map(WindowOperator::open_count).sum()
+        self.of_each(WindowOperator::open_count).into_iter().sum()
     }
 
     /// The first open windows, by end and start.
     pub fn open_windows(&self, limit: usize) -> Vec<OpenWindow> {
-        let mut open: Vec<OpenWindow> = self.shards.iter().flat_map(|operator| operator.open_windows(limit)).collect();
-        if self.shards.len() > 1 {
-            let group_by = &self.config().group_by;
+        let mut open = self.of_each(|operator| operator.open_windows(limit)).concat();
+        if self.is_spread() {
+            let group_by = &self.config.group_by;
             open.sort_by(|left, right| {
                 (left.end, left.start).cmp(&(right.end, right.start)).then_with(|| by_texts(&left.key, &right.key, group_by))
             });
@@ -301,18 +321,18 @@ impl SpreadWindows {
 
     /// Rows that came too late.
     pub fn late_count(&self) -> u64 {
-        self.shards.iter().map(WindowOperator::late_count).sum()
+        self.of_each(WindowOperator::late_count).into_iter().sum()
     }
 
     /// Firings so far.
     pub fn fired_count(&self) -> u64 {
-        self.shards.iter().map(WindowOperator::fired_count).sum()
+        self.of_each(WindowOperator::fired_count).into_iter().sum()
     }
 
     /// What a checkpoint keeps: that of one operator, whatever the number of shards.
     pub fn snapshot(&self) -> WindowState {
-        let first = self.shards[0].snapshot();
-        self.shards[1..].iter().fold(first, |whole, operator| whole.with(operator.snapshot()))
+        let states = self.of_each(WindowOperator::snapshot).into_iter();
+        states.reduce(WindowState::with).unwrap_or_default()
     }
 
     /// Goes on from a checkpoint, in shards that have seen nothing.
@@ -320,11 +340,20 @@ impl SpreadWindows {
     /// # Errors
     /// A checkpoint of windows of another size, or with other aggregates; the windows then start anew.
     pub fn restore(&mut self, state: WindowState) -> Result<(), WindowError> {
-        let count = self.shards.len();
-        self.shards[0].fits(&state)?;
-        for (operator, part) in self.shards.iter_mut().zip(state.split(count, |key| shard_of_key(key, count))) {
-            operator.restore(part)?;
+        match &mut self.shards {
+            Shards::One(operator) => operator.restore(state),
+            Shards::Many(crew) => {
+                let count = crew.len();
+                crew.states().try_for_each(|shard| shard.operator.fits(&state))?;
+                let parts = state.split(count, |key| shard_of_key(key, count));
+                crew.states().zip(parts).try_for_each(|(mut shard, part)| shard.operator.restore(part))
+            }
         }
-        Ok(())
     }
+}
+
+/// Parts by shard, then by piece → by piece, then by shard.
+pub fn by_piece(parts: Vec<Vec<Part>>) -> impl Iterator<Item = Vec<Part>> {
+    let mut shards: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+    std::iter::from_fn(move || shards.iter_mut().map(Iterator::next).collect())
 }

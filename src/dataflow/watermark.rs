@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::Flow;
 use crate::model::{Batch, Timestamp};
 
 /// What moves a partition's watermark.
@@ -134,40 +135,35 @@ impl Watermarks {
         &self.state.partitions
     }
 
-    /// Takes note of a batch: adds the combined watermark after each row to `after`, and returns the places of the rows that are too far in
-    /// the future.
-    pub fn observe(&mut self, batch: &Batch, after: &mut Vec<i64>) -> Vec<usize> {
-        let believed = self.believed(batch.arrival);
+    /// Takes note of a batch: gives the combined watermark along its rows, and the places of the rows that are too far in the future.
+    pub fn observe(&mut self, batch: &Batch) -> (Flow, Vec<usize>) {
+        let (limit, is_future) = self.future(batch.arrival);
         let others = self.minimum(Some(&batch.partition));
         let delay_ns = if self.config.mode == WatermarkMode::Bounded { Some(self.config.delay_ns) } else { None };
-        let mut combined = self.state.combined.0;
+        let before = self.state.combined.0;
         let partition = self.partition(&batch.partition, batch.arrival);
         let (mut newest, mut watermark, mut behind) = (partition.newest, partition.watermark.0, partition.behind);
-        let mut future = Vec::new();
-        after.reserve(batch.rows());
-        let all_count = !behind && batch.time.iter().all(|time| believed(*time));
-        if let (Some(delay_ns), true) = (delay_ns, all_count) {
-            after.extend(batch.time.iter().map(|time| {
-                newest = newest.max(*time);
-                combined = combined.max(watermark.max(newest.saturating_sub(delay_ns)).min(others));
-                combined
-            }));
-            watermark = watermark.max(newest.saturating_sub(delay_ns));
-        } else {
-            for (row, time) in batch.time.iter().copied().enumerate() {
-                if believed(time) {
-                    newest = newest.max(time);
-                    if let Some(delay_ns) = delay_ns {
-                        watermark = watermark.max(newest.saturating_sub(delay_ns));
-                    }
-                    behind &= watermark < combined;
-                    if !behind {
-                        combined = combined.max(watermark.min(others));
-                    }
-                } else {
-                    future.push(row);
+        let (mut combined, mut moves, mut future) = (before, Vec::new(), Vec::new());
+        // Once a row has counted, those up to here change nothing, which are most.
+        let mut known = None;
+        for (row, time) in batch.time.iter().copied().enumerate() {
+            if known.is_some_and(|known| time <= known) {
+                continue;
+            }
+            if is_future(time) {
+                future.push(row);
+            } else {
+                newest = newest.max(time);
+                known = Some(newest.min(limit));
+                if let Some(delay_ns) = delay_ns {
+                    watermark = watermark.max(newest.saturating_sub(delay_ns));
                 }
-                after.push(combined);
+                behind &= watermark < combined;
+                let reached = watermark.min(others);
+                if !behind && reached > combined {
+                    combined = reached;
+                    moves.push((row, combined));
+                }
             }
         }
         partition.newest = newest;
@@ -175,15 +171,15 @@ impl Watermarks {
         partition.watermark = Timestamp(watermark);
         self.state.combined = Timestamp(combined);
         self.state.newest = self.state.newest.max(Timestamp(newest));
-        future
+        (Flow { before, moves, rows: batch.rows(), first_seq: batch.first_seq.0 }, future)
     }
 
     /// The source states that nothing earlier than `time` follows on `partition`.
     pub fn punctuate(&mut self, partition: &Arc<str>, time: Timestamp, arrival: Timestamp) {
-        let is_believed = self.believed(arrival)(time.0);
+        let is_future = self.future(arrival).1(time.0);
         let combined = self.state.combined;
         let partition = self.partition(partition, arrival);
-        if is_believed {
+        if !is_future {
             partition.watermark = partition.watermark.max(time);
         }
         partition.behind &= partition.watermark < combined;
@@ -223,14 +219,14 @@ impl Watermarks {
         if self.state.combined > before { Ticked::Moved } else { Ticked::Nothing }
     }
 
-    /// Whether a time that came in at `arrival` is taken for one.
-    fn believed(&self, arrival: Timestamp) -> impl Fn(i64) -> bool + use<> {
+    /// Up to where a time that came in at `arrival` is surely taken for one, and whether one is too far ahead.
+    fn future(&self, arrival: Timestamp) -> (i64, impl Fn(i64) -> bool + use<>) {
         let limit = match self.config.max_future_ns {
             Some(max_future_ns) if self.arrivals => arrival.saturating_add(max_future_ns).0,
             _ => i64::MAX,
         };
-        let unset = arrival < Timestamp::CLOCK_SET_FROM;
-        move |time| time <= limit || (unset && time >= Timestamp::CLOCK_SET_FROM.0)
+        let is_set = arrival >= Timestamp::CLOCK_SET_FROM;
+        (limit, move |time| time > limit && (is_set || time < Timestamp::CLOCK_SET_FROM.0))
     }
 
     fn all_idle(&mut self) {
@@ -299,9 +295,8 @@ mod tests {
     }
 
     fn seen(watermarks: &mut Watermarks, partition: &str, arrival: i64, times: &[i64]) -> Vec<i64> {
-        let mut after = Vec::new();
-        watermarks.observe(&batch(partition, arrival, times), &mut after);
-        after.into_iter().map(|after| if after == i64::MIN { i64::MIN } else { after / SECOND }).collect()
+        let (flow, _) = watermarks.observe(&batch(partition, arrival, times));
+        flow.after().map(|after| if after == i64::MIN { i64::MIN } else { after / SECOND }).collect()
     }
 
     #[test]
@@ -328,8 +323,7 @@ mod tests {
     #[test]
     fn a_row_far_in_the_future_moves_nothing() {
         let mut watermarks = Watermarks::new(WatermarkConfig::default(), true);
-        let mut after = Vec::new();
-        let future = watermarks.observe(&batch("a", 0, &[10, 301, 11]), &mut after);
+        let (_, future) = watermarks.observe(&batch("a", 0, &[10, 301, 11]));
         assert_eq!(future, [1]);
         assert_eq!(watermarks.newest(), Timestamp(11 * SECOND));
         let mut replay = Watermarks::new(WatermarkConfig::default(), false);
@@ -354,7 +348,7 @@ mod tests {
         assert_eq!(seen(&mut watermarks, "a", 7, &[today, today + 10]), [today - 5, today + 5]);
         // A day ahead of a clock that is set is too far.
         let mut watermarks = Watermarks::new(WatermarkConfig::default(), true);
-        assert_eq!(watermarks.observe(&batch("a", today, &[today + 86_400]), &mut Vec::new()), [0]);
+        assert_eq!(watermarks.observe(&batch("a", today, &[today + 86_400])).1, [0]);
     }
 
     #[test]

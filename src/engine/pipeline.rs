@@ -53,6 +53,16 @@ pub struct PipelineCounters {
     pub last_activity: Timestamp,
 }
 
+/// A batch of which the windows are still at work.
+#[derive(Debug)]
+pub struct Deferred {
+    /// How many results of the step come before.
+    pub place: usize,
+    /// What comes before the windows' results, where the same row caused it; and what comes behind.
+    before: Vec<Output>,
+    behind: Vec<Output>,
+}
+
 /// A running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -200,10 +210,19 @@ impl Pipeline {
         self.grids.push(lane);
     }
 
-    /// Takes a batch of the pipeline's stream through all operators; results are sorted by the row that caused them.
-    pub fn process(&mut self, batch: &Batch, flow: &Flow, rights: &[i64], emit: Emit, alarms: &mut Alarms, step: &mut Step) {
+    /// Takes a batch of the pipeline's stream through all operators; results are sorted by the row that caused them. Where windows have
+    /// threads of their own, what is returned is to be [completed](Self::complete) later.
+    pub fn process(
+        &mut self,
+        batch: &Arc<Batch>,
+        flow: &Arc<Flow>,
+        rights: &[i64],
+        emit: Emit,
+        alarms: &mut Alarms,
+        step: &mut Step,
+    ) -> Option<Deferred> {
         if !self.running {
-            return;
+            return None;
         }
         let mut out = Vec::new();
         self.counters.processed += batch.rows() as u64;
@@ -212,10 +231,23 @@ impl Pipeline {
         let passed = self.filtered(batch, &mut rows);
         let derived = self.derived(passed);
         let gated = self.gate(derived, &mut rows, emit, alarms, &mut out, step);
-        let (gated, places) = (gated.as_ref(), rows.as_deref());
+        let gated = match gated {
+            Cow::Borrowed(_) => Arc::clone(batch),
+            Cow::Owned(gated) => Arc::new(gated),
+        };
+        let (gated, shared, shared_places) = (&*gated, &gated, rows.map(Arc::new));
+        let places = shared_places.as_ref().map(|places| &places[..]);
         let meter = &mut self.meter;
+        let mut deferred = (self.windows.iter().any(SpreadWindows::is_spread)).then(|| Deferred {
+            place: step.outputs.len(),
+            before: std::mem::take(&mut out),
+            behind: Vec::new(),
+        });
         for (place, window) in (meter.first("window")..).zip(&mut self.windows) {
-            meter.measure(place, gated.rows(), &mut out, |out| window.drive(gated, places, flow, out));
+            meter.measure(place, gated.rows(), &mut out, |out| match &deferred {
+                Some(_) => window.begin(shared, shared_places.as_ref(), flow),
+                None => window.drive(shared, shared_places.as_ref(), flow, out),
+            });
         }
         for (place, (join, right)) in (meter.first("join")..).zip(self.joins.iter_mut().zip(rights)) {
             meter.measure(place, gated.rows(), &mut out, |out| drive(&mut Join::left(join, *right), gated, places, flow, out));
@@ -240,6 +272,20 @@ impl Pipeline {
                 lane.advance(Timestamp(flow.last()));
             });
         }
+        match &mut deferred {
+            Some(deferred) => deferred.behind = out,
+            None => self.finish(out, step),
+        }
+        deferred
+    }
+
+    /// Waits for the windows, and puts out what [`Self::process`] has left.
+    pub fn complete(&mut self, deferred: Deferred, step: &mut Step) {
+        let mut out = deferred.before;
+        for (place, window) in (self.meter.first("window")..).zip(&mut self.windows) {
+            self.meter.measure(place, 0, &mut out, |out| window.finish(out));
+        }
+        out.extend(deferred.behind);
         self.finish(out, step);
     }
 

@@ -3,20 +3,15 @@
 //! The thread of the flow reads the columns of the next chunks while these threads are at work on the ones before: chunks wait in a queue of
 //! [`AHEAD_MAX`], so that neither waits for the other at each chunk. What comes out is merged as in [`crate::dataflow::spread`].
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender, channel},
-    },
-    thread,
-};
+use std::sync::Arc;
 
 use super::{chunk::Turn, error::ProcessorError};
 use crate::{
+    crew::Crew,
     dataflow::{
         Flow, WindowConfig, WindowError, WindowOperator, WindowState,
-        spread::{Cause, Part, SHARDS_MAX, merged, rows_of, shard_of_key},
+        assign::{Assignment, shard_of_key},
+        spread::{Cause, Part, SHARDS_MAX, merged},
     },
     model::{Batch, Output, Seq, Stream, Timestamp},
 };
@@ -52,44 +47,25 @@ struct Share {
     open: u64,
 }
 
-/// Columns of a chunk, and the hashes of the rows' keys if there are several shards.
-#[derive(Debug)]
-pub struct Columns {
-    pub batch: Batch,
-    pub hashes: Vec<u64>,
+/// Columns of a chunk and what is to be done with them.
+struct Task {
+    columns: Batch,
+    job: Job,
 }
 
-enum Order {
-    Rows { columns: Arc<Columns>, job: Arc<Job> },
-    Snapshot,
-    Restore(Box<WindowState>),
-}
-
-enum Answer {
-    Share(Box<Share>),
-    Snapshot(Box<WindowState>),
-    Restored(Result<(), WindowError>),
-    Panicked(ProcessorError),
-}
-
-struct Worker {
-    orders: Sender<Order>,
-    answers: Receiver<Answer>,
-}
-
-enum Crew {
+enum Members {
     One(Box<Shard>),
-    Many(Vec<Worker>),
+    Many(Crew<Shard, Task, Share>),
 }
 
 /// All shards of a step.
 pub struct Shards {
-    crew: Crew,
+    members: Members,
     group_by: Vec<Arc<str>>,
     /// What the only shard has ready.
     ready: Option<Share>,
     /// Columns that come back when shards are done, to be filled again.
-    lent: Vec<Arc<Columns>>,
+    lent: Vec<Arc<Task>>,
 }
 
 /// One operator and its counting.
@@ -97,32 +73,17 @@ struct Shard {
     operator: WindowOperator,
     jobs: u64,
     open: u64,
-    /// Which of how many.
-    number: (usize, usize),
-    rows: Vec<u32>,
+    /// If there are several.
+    assignment: Option<Assignment>,
 }
 
 /// Windows are counted once in so many jobs.
 const COUNTED_EVERY: u64 = 64;
 
-fn gone<E>(_: E) -> ProcessorError {
-    ProcessorError::Failed("a thread of a window step ended".into())
-}
-
-impl Worker {
-    /// What the thread said last.
-    fn why_ended(&self) -> ProcessorError {
-        let panic = |answer| if let Answer::Panicked(error) = answer { Some(error) } else { None };
-        self.answers.iter().find_map(panic).unwrap_or_else(|| gone(()))
-    }
-}
-
 impl Shard {
-    fn work(&mut self, columns: &Columns, job: &Job) -> Share {
-        let Columns { batch, hashes } = columns;
+    fn work(&mut self, batch: &Batch, job: &Job) -> Share {
         self.operator.codes_last(job.texts_since);
-        let (number, count) = self.number;
-        let some = (count > 1).then(|| rows_of(hashes, number, count, &mut self.rows));
+        let some = self.assignment.as_mut().map(|assignment| assignment.rows(batch, Some(job.texts_since)));
         let mut part = Part::driven(&mut self.operator, batch, some, job.places.as_deref(), &job.flow);
         for (output, cause) in part.outputs.iter_mut().zip(&part.causes) {
             if let Cause::Row(number) = cause {
@@ -140,7 +101,7 @@ impl Shard {
             }
             Turn::End => self.operator.finish(&mut part.outputs),
         }
-        let behind = Seq(job.flow.after.len() as u64);
+        let behind = Seq(job.flow.rows as u64);
         part.outputs[before..].iter_mut().for_each(|output| output.at = behind);
         part.causes.resize(part.outputs.len(), Cause::Watermark);
         let late = self.operator.take_late_rows();
@@ -152,104 +113,70 @@ impl Shard {
     }
 }
 
-fn serve(mut shard: Shard, orders: &Receiver<Order>, answers: &Sender<Answer>) {
-    while let Ok(order) = orders.recv() {
-        let answer = match order {
-            Order::Rows { columns, job } => {
-                let share = catch_unwind(AssertUnwindSafe(|| shard.work(&columns, &job)));
-                drop((columns, job));
-                match share {
-                    Ok(share) => Answer::Share(Box::new(share)),
-                    Err(panic) => {
-                        // Gone only if nobody waits any more.
-                        let _ = answers.send(Answer::Panicked(ProcessorError::panicked(&*panic)));
-                        return;
-                    }
-                }
-            }
-            Order::Snapshot => Answer::Snapshot(Box::new(shard.operator.snapshot())),
-            Order::Restore(state) => Answer::Restored(shard.operator.restore(*state)),
-        };
-        if answers.send(answer).is_err() {
-            return;
-        }
-    }
-}
-
 impl Shards {
-    /// As many operators of `config`, each on a thread of its own unless it is the only one.
+    /// As many operators of `config`, each on a thread of its own unless it is the only one; keys are the texts of all tags of `stream`.
     pub fn new(id: &Arc<str>, config: &WindowConfig, stream: &Stream, count: usize) -> Result<Self, WindowError> {
+        if count > SHARDS_MAX {
+            return Err(WindowError { key: "parallelism", message: format!("{count} threads: at most {SHARDS_MAX} are started") });
+        }
+        let tags: Vec<usize> = (0..stream.tags.len()).collect();
         let make = |number: usize| -> Result<Shard, WindowError> {
             let mut operator = WindowOperator::new(Arc::clone(id), config.clone(), stream)?;
             operator.keep_late_rows();
             operator.without_ids();
-            Ok(Shard { operator, jobs: 0, open: 0, number: (number, count), rows: Vec::new() })
+            let assignment = (count > 1).then(|| Assignment::new(number, count, &tags));
+            Ok(Shard { operator, jobs: 0, open: 0, assignment })
         };
-        if count > SHARDS_MAX {
-            return Err(WindowError { key: "parallelism", message: format!("{count} threads: at most {SHARDS_MAX} are started") });
-        }
-        let crew = if count <= 1 {
-            Crew::One(Box::new(make(0)?))
-        } else {
-            let mut workers = Vec::new();
-            for number in 0..count {
-                let shard = make(number)?;
-                let ((orders, inbox), (outbox, answers)) = (channel(), channel());
-                let thread = thread::Builder::new().name(format!("windows-{number}"));
-                thread.spawn(move || serve(shard, &inbox, &outbox)).map_err(|error| WindowError {
+        let members =
+            if count <= 1 {
+                Members::One(Box::new(make(0)?))
+            } else {
+                let shards = (0..count).map(make).collect::<Result<_, _>>()?;
+                let crew = Crew::new("windows", shards, |shard: &mut Shard, task: &Task| shard.work(&task.columns, &task.job));
+                Members::Many(crew.map_err(|error| WindowError {
                     key: "parallelism",
                     message: format!("a thread could not be started: {error}"),
-                })?;
-                workers.push(Worker { orders, answers });
-            }
-            Crew::Many(workers)
-        };
-        Ok(Self { crew, group_by: config.group_by.clone(), ready: None, lent: Vec::new() })
+                })?)
+            };
+        Ok(Self { members, group_by: config.group_by.clone(), ready: None, lent: Vec::new() })
     }
 
     pub fn count(&self) -> usize {
-        match &self.crew {
-            Crew::One(_) => 1,
-            Crew::Many(workers) => workers.len(),
+        match &self.members {
+            Members::One(_) => 1,
+            Members::Many(crew) => crew.len(),
         }
     }
 
     /// Begins with `columns`, and gives others to be filled. What comes of it is to be waited for in the order of beginning: at once if there
     /// is one shard.
-    pub fn begin(&mut self, columns: Columns, job: Job) -> Result<Columns, ProcessorError> {
-        let workers = match &mut self.crew {
-            Crew::One(shard) => {
+    pub fn begin(&mut self, columns: Batch, job: Job) -> Batch {
+        let crew = match &mut self.members {
+            Members::One(shard) => {
                 self.ready = Some(shard.work(&columns, &job));
-                return Ok(columns);
+                return columns;
             }
-            Crew::Many(workers) => workers,
+            Members::Many(crew) => crew,
         };
         let free = self.lent.iter().position(|lent| Arc::strong_count(lent) == 1);
-        let empty = free.and_then(|at| Arc::into_inner(self.lent.swap_remove(at)));
-        let empty = empty.unwrap_or_else(|| Columns { batch: emptied(&columns.batch), hashes: Vec::new() });
-        let (columns, job) = (Arc::new(columns), Arc::new(job));
-        for worker in workers {
-            let order = Order::Rows { columns: Arc::clone(&columns), job: Arc::clone(&job) };
-            worker.orders.send(order).map_err(|_| worker.why_ended())?;
-        }
-        self.lent.push(columns);
-        Ok(empty)
+        let free = free.and_then(|at| Arc::into_inner(self.lent.swap_remove(at)));
+        let empty = free.map_or_else(|| emptied(&columns), |task| task.columns);
+        let task = Arc::new(Task { columns, job });
+        crew.begin(&task);
+        self.lent.push(task);
+        empty
     }
 
     /// What came of the first batch that has not been waited for.
     pub fn wait(&mut self) -> Result<Outcome, ProcessorError> {
-        let Crew::Many(workers) = &mut self.crew else {
+        let Members::Many(crew) = &self.members else {
             let share = self.ready.take().unwrap_or_default();
             return Ok(Outcome { outputs: share.part.outputs, late: share.late, open: share.open });
         };
+        let shares = crew.wait().map_err(|panic| ProcessorError::panicked(&*panic))?;
         let mut outcome = Outcome::default();
-        let mut parts = Vec::with_capacity(workers.len());
-        for worker in workers {
-            let share = match worker.answers.recv().map_err(gone)? {
-                Answer::Share(share) => share,
-                Answer::Panicked(error) => return Err(error),
-                Answer::Snapshot(_) | Answer::Restored(_) => return Err(gone(())),
-            };
+        let mut parts = Vec::with_capacity(shares.len());
+        for share in shares {
             outcome.open += share.open;
             outcome.late.extend(share.late);
             parts.push(share.part);
@@ -259,39 +186,26 @@ impl Shards {
         Ok(outcome)
     }
 
-    /// The state of all shards, as one operator would have it.
-    pub fn snapshot(&mut self) -> Result<WindowState, ProcessorError> {
-        let workers = match &mut self.crew {
-            Crew::One(shard) => return Ok(shard.operator.snapshot()),
-            Crew::Many(workers) => workers,
-        };
-        let mut whole: Option<WindowState> = None;
-        for worker in workers {
-            worker.orders.send(Order::Snapshot).map_err(gone)?;
-            let Answer::Snapshot(state) = worker.answers.recv().map_err(gone)? else { return Err(gone(())) };
-            whole = Some(match whole {
-                Some(whole) => whole.with(*state),
-                None => *state,
-            });
+    /// The state of all shards, as one operator would have it; nothing may be under way.
+    pub fn snapshot(&self) -> WindowState {
+        match &self.members {
+            Members::One(shard) => shard.operator.snapshot(),
+            Members::Many(crew) => {
+                crew.states().map(|shard| shard.operator.snapshot()).reduce(WindowState::with).unwrap_or_default()
+            }
         }
-        whole.ok_or_else(|| gone(()))
     }
 
     /// Goes on from such a state, whatever the number of shards that it comes from.
     pub fn restore(&mut self, state: WindowState) -> Result<(), ProcessorError> {
-        let workers = match &mut self.crew {
-            Crew::One(shard) => return shard.operator.restore(state).map_err(ProcessorError::checkpoint),
-            Crew::Many(workers) => workers,
-        };
-        let count = workers.len();
-        for (number, part) in state.split(count, |key| shard_of_key(key, count)).into_iter().enumerate() {
-            workers[number].orders.send(Order::Restore(Box::new(part))).map_err(gone)?;
-            match workers[number].answers.recv().map_err(gone)? {
-                Answer::Restored(done) => done.map_err(ProcessorError::checkpoint)?,
-                Answer::Share(_) | Answer::Snapshot(_) | Answer::Panicked(_) => return Err(gone(())),
+        let restored = match &mut self.members {
+            Members::One(shard) => shard.operator.restore(state),
+            Members::Many(crew) => {
+                let parts = state.split(crew.len(), |key| shard_of_key(key, crew.len()));
+                crew.states().zip(parts).try_for_each(|(mut shard, part)| shard.operator.restore(part))
             }
-        }
-        Ok(())
+        };
+        restored.map_err(ProcessorError::checkpoint)
     }
 }
 

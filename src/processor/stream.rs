@@ -192,30 +192,33 @@ impl<T: Send + 'static> Step for Clock<T> {
     fn run(&mut self, chunk: AnyChunk, around: &mut Around<'_>, out: &mut Vec<AnyChunk>) -> Result<(), ProcessorError> {
         let mut chunk = chunk_of::<T>(chunk)?;
         around.counts.rows_in += chunk.rows.len() as u64;
-        let before = self.watermarks.combined().0;
         let mut batch =
             Batch::new(Arc::clone(&self.shape), Arc::clone(&chunk.partition), Arc::clone(&chunk.partition), chunk.arrival);
         batch.time.reserve(chunk.rows.len());
         (self.watermark.time_of)(&chunk.rows, &mut batch.time);
-        let mut after = Vec::new();
+        let mut flow = Flow { before: self.watermarks.combined().0, ..Flow::default() };
         if !batch.is_empty() {
-            let future = self.watermarks.observe(&batch, &mut after);
+            let future;
+            (flow, future) = self.watermarks.observe(&batch);
             if !future.is_empty() {
                 chunk.flags = vec![Flags::NONE; chunk.rows.len()];
                 future.into_iter().for_each(|row| chunk.flags[row] = Flags::FUTURE);
             }
         }
         if let Some(mark_of) = &mut self.watermark.mark_of {
-            for (row, after) in chunk.rows.iter().zip(&mut after) {
+            for (place, row) in chunk.rows.iter().enumerate() {
                 if let Some(mark) = mark_of(row) {
                     self.watermarks.punctuate(&chunk.partition, mark, chunk.arrival);
                 }
-                *after = self.watermarks.combined().0;
+                let after = self.watermarks.combined().0;
+                if after > flow.last() {
+                    flow.moves.push((place, after));
+                }
             }
         }
         chunk.is_timed = true;
         chunk.time = std::mem::take(&mut batch.time);
-        chunk.flow = Arc::new(Flow { before, after, first_seq: 0 });
+        chunk.flow = Arc::new(flow);
         if let Turn::Idle(now) = chunk.turn {
             chunk.turn = match self.watermarks.tick(now) {
                 Ticked::Nothing => chunk.turn,

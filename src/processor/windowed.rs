@@ -10,7 +10,7 @@ use super::{
     chunk::{Chunk, Turn},
     error::ProcessorError,
     life::FlowPlan,
-    shards::{AHEAD_MAX, Columns, Job, Outcome, Shards},
+    shards::{AHEAD_MAX, Job, Outcome, Shards},
     sink::SinkStep,
     step::{AnyChunk, Around, Counts, Step, chunk_of},
 };
@@ -18,7 +18,6 @@ use crate::{
     dataflow::{
         Accumulation, Aggregate, Function, WindowConfig, WindowError,
         aggregate::{Column, Custom},
-        spread::{hash_of_text, hash_with},
     },
     model::{Batch, Body, NO_TAG, Number, Output, Seq, Stream as Shape, TagColumn, WindowResult},
 };
@@ -121,7 +120,7 @@ pub fn custom<T, M: Measure>(function: &'static Custom, value: impl FnMut(&T) ->
 /// Reads one grouping text of a row into a column.
 trait KeyOf<T>: Send {
     /// Codes keep their texts for as long as this returns the same number.
-    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]) -> u64;
+    fn read(&mut self, rows: &[T], column: &mut TagColumn) -> u64;
 }
 
 /// Texts are numbered anew beyond this many, so that keys that never come again cost no memory.
@@ -131,7 +130,6 @@ const TEXTS_MAX: usize = 1 << 16;
 #[derive(Default)]
 struct Texts {
     names: Vec<Arc<str>>,
-    hashes: Vec<u64>,
     /// Counts how often they were forgotten.
     since: u64,
 }
@@ -147,22 +145,17 @@ impl Texts {
 
     fn add(&mut self, text: &str) -> u32 {
         self.names.push(text.into());
-        self.hashes.push(hash_of_text(Some(text)));
         (self.names.len() - 1) as u32
     }
 
-    /// Makes `column` show all texts, and mixes those of its rows into their hashes; none are asked for if there is one shard.
-    fn finish(&self, column: &mut TagColumn, hashes: &mut [u64]) -> u64 {
+    /// Makes `column` show all texts.
+    fn finish(&self, column: &mut TagColumn) -> u64 {
         let is_older = column.names.len() <= self.names.len()
             && column.names.last().zip(self.names.get(column.names.len().wrapping_sub(1))).is_none_or(|(a, b)| Arc::ptr_eq(a, b));
         if !is_older {
             column.names.clear();
         }
         column.names.extend_from_slice(&self.names[column.names.len()..]);
-        let null = hash_of_text(None);
-        for (hash, code) in hashes.iter_mut().zip(&column.codes) {
-            *hash = hash_with(*hash, self.hashes.get(*code as usize).copied().unwrap_or(null));
-        }
         self.since
     }
 }
@@ -240,7 +233,7 @@ impl<T, F> KeyOf<T> for TextKey<T, F>
 where
     F: FnMut(&T) -> &str + Send,
 {
-    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]) -> u64 {
+    fn read(&mut self, rows: &[T], column: &mut TagColumn) -> u64 {
         if self.texts.is_full() {
             self.codes.clear();
             self.texts.forget();
@@ -250,7 +243,7 @@ where
             let text = text_of(row);
             codes.of(text, || texts.add(text))
         }));
-        self.texts.finish(column, hashes)
+        self.texts.finish(column)
     }
 }
 
@@ -259,7 +252,7 @@ where
     K: Hash + Eq + ToString + Send,
     F: FnMut(&T) -> Option<K> + Send,
 {
-    fn read(&mut self, rows: &[T], column: &mut TagColumn, hashes: &mut [u64]) -> u64 {
+    fn read(&mut self, rows: &[T], column: &mut TagColumn) -> u64 {
         if self.texts.is_full() {
             self.codes.clear();
             self.texts.forget();
@@ -273,7 +266,7 @@ where
                 code
             })
         }));
-        self.texts.finish(column, hashes)
+        self.texts.finish(column)
     }
 }
 
@@ -371,7 +364,7 @@ struct WindowStep<T> {
     late: Option<Box<dyn Step>>,
     shards: Shards,
     /// Columns that are filled anew for each chunk; elsewhere only for a moment.
-    columns: Option<Columns>,
+    columns: Option<Batch>,
     /// With one key: the codes' texts are the same while this is.
     texts_since: u64,
     /// Rows so far: their numbers tell which of two at one time came first.
@@ -415,14 +408,12 @@ impl<T: Send + 'static> WindowStep<T> {
         config.group_by = names;
         config.id = Arc::clone(id);
         let shards = Shards::new(id, &config, &shape, if keys.is_empty() { 1 } else { shards.max(1) })?;
-        let batch = Batch::new(shape, "".into(), "".into(), crate::model::Timestamp(0));
-        let columns = Some(Columns { batch, hashes: Vec::new() });
+        let columns = Some(Batch::new(shape, "".into(), "".into(), crate::model::Timestamp(0)));
         Ok(Self { keys, values, late, shards, columns, texts_since: 0, seen: 0, under_way: VecDeque::new() })
     }
 
     /// Reads the columns of `chunk`.
-    fn fill(&mut self, columns: &mut Columns, chunk: &mut Chunk<T>) {
-        let Columns { batch, hashes } = columns;
+    fn fill(&mut self, batch: &mut Batch, chunk: &mut Chunk<T>) {
         let rows = &chunk.rows[..];
         batch.time = std::mem::take(&mut chunk.time);
         batch.flags = if chunk.flags.is_empty() { None } else { Some(std::mem::take(&mut chunk.flags)) };
@@ -432,13 +423,9 @@ impl<T: Send + 'static> WindowStep<T> {
             column.clear();
             value_of(rows, column);
         }
-        hashes.clear();
-        if self.shards.count() > 1 {
-            hashes.resize(rows.len(), 0);
-        }
         for (column, key_of) in batch.tags.iter_mut().zip(&mut self.keys) {
             column.codes.clear();
-            self.texts_since = key_of.read(rows, column, hashes);
+            self.texts_since = key_of.read(rows, column);
         }
     }
 
@@ -512,7 +499,7 @@ impl<T: Send + 'static> Step for WindowStep<T> {
         let flow = Arc::clone(&chunk.flow);
         let turn = chunk.turn;
         let job = Job { places, flow, turn, texts_since: self.texts_since };
-        self.columns = Some(self.shards.begin(columns, job)?);
+        self.columns = Some(self.shards.begin(columns, job));
         self.under_way.push_back(chunk);
         // With one shard the outcome is there already; and nothing is held back when nothing follows.
         let ahead = if self.shards.count() == 1 || turn != Turn::Go { 0 } else { AHEAD_MAX };
@@ -521,7 +508,7 @@ impl<T: Send + 'static> Step for WindowStep<T> {
 
     fn save(&mut self) -> Result<Vec<u8>, ProcessorError> {
         let late = self.late.as_mut().map(|late| late.save()).transpose()?;
-        postcard::to_stdvec(&(self.shards.snapshot()?, late, self.seen)).map_err(ProcessorError::checkpoint)
+        postcard::to_stdvec(&(self.shards.snapshot(), late, self.seen)).map_err(ProcessorError::checkpoint)
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), ProcessorError> {
