@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     buffer::Ring,
     dataflow::{Ticked, Watermarks},
-    model::{Batch, Flags, Input, Output, Seq, Stream, Timestamp},
+    model::{Batch, Flags, Input, Order, Output, Seq, Stream, Timestamp},
     quality::{alert::AlertBook, watch::Watch},
     voxel::Grid,
 };
@@ -228,6 +228,9 @@ impl Engine {
                 }
             }
             Input::Order { time, order } => {
+                if let Order::ClockSet { step_ns } = order {
+                    self.clock_was_set(*step_ns);
+                }
                 self.time_passes(*time, step);
                 let outcome = self.obey(*time, order, step);
                 step.orders.push(outcome);
@@ -260,6 +263,16 @@ impl Engine {
             let Some(at) = self.places.get(&batch.stream.id).copied() else { continue };
             batch.first_seq = Seq(self.streams[at].rows + 1);
             self.take_in(at, &Arc::new(batch), step);
+        }
+    }
+
+    /// The appliance's clock went by `step_ns`: what has lasted for a while has lasted as long by the new clock.
+    fn clock_was_set(&mut self, step_ns: i64) {
+        self.arrival = self.arrival.by_set_clock(step_ns);
+        self.alarms.book.clock_was_set(step_ns);
+        for lane in &mut self.streams {
+            lane.watermarks.clock_was_set(step_ns);
+            lane.watch.clock_was_set(step_ns);
         }
     }
 

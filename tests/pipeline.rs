@@ -109,3 +109,31 @@ fn each_operator_counts_what_went_through_it_and_is_timed() {
     let timed: Vec<u64> = first.operators().iter().map(|one| one.time_ns).collect();
     assert_eq!(timed, [5, 5, 5, 10], "a reading before and one after; windows once for the rows and once for the end");
 }
+
+#[test]
+fn a_stopped_pipeline_puts_nothing_out_until_it_is_started() {
+    let config =
+        config::parse(&PIPELINE.replace("delay = \"0s\"", "delay = \"0s\", idle = \"2s\"")).expect("it is a configuration");
+    let mut engine = Engine::new(&config.engine, Emit::All, Clock::Arrivals).expect("it fits together");
+    let came = |step: &Step| -> Vec<String> { step.outputs.iter().map(|output| output.pipeline.to_string()).collect() };
+    let second = |second: i64| Timestamp(second * 1_000_000_000);
+    let mut step = Step::default();
+    engine.step(&Input::Batch(Arc::new(rows(&engine))), &mut step);
+    assert!(engine.set_running("p", false));
+    // The stream falls silent, which closes windows; the other pipeline's comes out, this one's stays open.
+    engine.step(&Input::Tick(second(10)), &mut step);
+    assert_eq!(came(&step), ["all"]);
+    // Nor does the end of everything get anything out of it.
+    let mut ended = Step::default();
+    engine.end(true, &mut ended);
+    assert!(!came(&ended).contains(&"p".to_owned()), "{:?}", came(&ended));
+    // Started, it goes on: the next row closes what its time has come for.
+    assert!(engine.set_running("p", true));
+    let mut later = rows(&engine);
+    (later.first_seq, later.arrival) = (Seq(7), second(11));
+    later.time = (0..6).map(|row| second(5).0 + row).collect();
+    let mut step = Step::default();
+    engine.step(&Input::Batch(Arc::new(later)), &mut step);
+    let windows: Vec<&Body> = step.outputs.iter().filter(|output| *output.pipeline == *"p").map(|output| &output.body).collect();
+    assert!(matches!(windows[..], [Body::Window(window)] if window.values["n"] == Number::Integer(2)), "{windows:?}");
+}

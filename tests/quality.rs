@@ -418,3 +418,28 @@ fn settings_that_cannot_work_are_refused() {
     refused("", &figure("figure='latency_ms'"), "`above`, `below`, or both");
     refused("", &figure("figure='latency_ms'\nabove=1.0\nbelow=1.0"), "must be less than `above`");
 }
+
+#[test]
+fn a_clock_that_is_set_makes_nothing_silent_and_nothing_escalate() {
+    let inner = "[[pipelines.thresholds]]\nname = \"high\"\nsignal = \"v\"\nupper = 5.0\n";
+    let text = format!(
+        "[alerts]\nescalate_after = \"60s\"\n{}",
+        setup("watch = { stale = \"30s\" }\nwatermark = { idle = \"30s\" }", inner)
+    );
+    let mut engine = engine(&text);
+    let day = 86_400;
+    step(&mut engine, &tick(day));
+    let high = batch(&engine, 1, day, &[9.0]);
+    assert_eq!(told(&step(&mut engine, &high)).len(), 1, "the threshold's");
+    let clock_set = |to: i64, by: i64| order(to, Order::ClockSet { step_ns: by * SECOND });
+    // Ten seconds later somebody sets the clock a day on, and then two days back.
+    assert_eq!(told(&step(&mut engine, &clock_set(2 * day + 10, day))), [""; 0]);
+    assert_eq!(told(&step(&mut engine, &tick(2 * day + 11))), [""; 0]);
+    assert_eq!(told(&step(&mut engine, &clock_set(12, -2 * day))), [""; 0]);
+    assert_eq!(engine.next_deadline(), Some(Timestamp(30 * SECOND)));
+    assert_eq!(told(&step(&mut engine, &tick(29))), [""; 0]);
+    // Thirty seconds of silence, whatever the clock has said meanwhile; a minute after the alert it escalates.
+    assert_eq!(told(&step(&mut engine, &tick(30))), ["s medium"]);
+    assert_eq!(told(&step(&mut engine, &tick(59))), [""; 0]);
+    assert_eq!(told(&step(&mut engine, &tick(60))).len(), 1);
+}

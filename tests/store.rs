@@ -9,4 +9,5 @@ mod store {
     mod retention;
     mod salvage;
     mod sinks;
+    mod waiting;
 }

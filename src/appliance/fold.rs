@@ -258,12 +258,14 @@ impl Fold {
         let outputs: Vec<StepOutput> = outputs.iter().map(|output| self.step_output(output)).collect();
         let listened = self.events.receiver_count() > 0;
         let told: Vec<Arc<Event>> = if listened { outputs.iter().map(event).collect() } else { Vec::new() };
+        let last_row = self.engine.last_seq();
         let (shared, committed, events, through) =
             (Arc::clone(&self.shared), Arc::clone(&self.committed), self.events.clone(), self.record);
         let on_committed = move |outcome: Result<StepAccepted, StoreError>| {
             if let Ok(accepted) = outcome {
                 shared.committed(through, &rows);
-                intake::advance(&committed, Seq(0), accepted.last_seq);
+                // Rows that waited for the clock came in without an append that could tell of them.
+                intake::advance(&committed, last_row, accepted.last_seq);
                 for event in told {
                     // Without a listener there is nobody to tell.
                     let _ = events.send(event);

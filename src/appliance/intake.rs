@@ -51,7 +51,7 @@ impl Pending {
         self.missing -= 1;
         match outcome {
             Ok(piece) => {
-                self.accepted.rows += piece.rows;
+                self.accepted.rows += piece.rows + piece.waiting;
                 self.accepted.duplicates += piece.duplicates;
             }
             Err(error) => self.failed = Some(error),

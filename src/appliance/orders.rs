@@ -85,7 +85,7 @@ impl Fold {
                 let known = charts().any(|known| **known.id() == **chart);
                 known.then_some(()).ok_or_else(|| Refusal::NotFound(format!("there is no chart `{chart}`; see /status")))
             }
-            Order::Report { .. } => Ok(()),
+            Order::Report { .. } | Order::ClockSet { .. } => Ok(()),
         }
     }
 
@@ -98,7 +98,7 @@ impl Fold {
             (Err(why), _) => Err(Refusal::Invalid(why)),
             (Ok(()), Order::Acknowledge { alert, .. }) => to_bytes(&self.engine.alerts().find(alert).map(alert_status)),
             (Ok(()), Order::Rebaseline { chart, .. } | Order::Exclude { chart, .. }) => self.chart(chart),
-            (Ok(()), Order::Report { .. }) => to_bytes(&()),
+            (Ok(()), Order::Report { .. } | Order::ClockSet { .. }) => to_bytes(&()),
         };
         answer_to(&waiting, answer);
     }

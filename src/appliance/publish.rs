@@ -29,7 +29,7 @@ use crate::{
         ProcessStatus, SinkRows, SinkStatus, Snapshot, SourceRows, SourceStatus, StoreStatus, StreamStatus,
         health::{Figures as Measures, assess},
     },
-    store::{Append, Lane, Store, StoreCounters},
+    store::{Append, CLOCK_WAIT_NS_MAX, Lane, Store, StoreCounters},
 };
 
 /// Rates are taken over about this long.
@@ -274,6 +274,7 @@ impl Publisher {
             source_waits: self.intake.waits(),
             rows_removed_by_age: counters.rows_removed_by_age,
             rows_removed_for_room: counters.rows_removed_for_room,
+            rows_waiting_for_clock: counters.rows_waiting_for_clock,
             autonomy_seconds: counters.autonomy_seconds,
             commits: counters.commits,
             commit_ms_p50: counters.commit_ms.p50,
@@ -291,6 +292,7 @@ impl Publisher {
         }
         let counters = self.store.counters();
         problems.extend(filling(&counters, sinks));
+        problems.extend(unset_clock(now(), counters.rows_waiting_for_clock));
         if let Some(why) = counters.damage {
             let records = counters.records_damaged;
             problems.push(format!("store: damaged ({why}); {records} records cannot be read; the next start salvages what can be"));
@@ -315,6 +317,18 @@ fn stalled(sink: &SinkStatus) -> String {
     format!(
         "sink {id}: nothing was confirmed for {stalled_seconds} s although {waits}; started again {restarts} times: look at its server"
     )
+}
+
+/// A clock that nobody has set yet.
+fn unset_clock(now: Timestamp, waiting: u64) -> Option<String> {
+    let is_unset = now < Timestamp::CLOCK_SET_FROM;
+    let minutes = CLOCK_WAIT_NS_MAX / 60_000_000_000;
+    is_unset.then(|| {
+        format!(
+            "clock: not set, it shows {now}; {waiting} rows without a time of their own wait for it, {minutes} minutes from the start at most: \
+             look at the time server"
+        )
+    })
 }
 
 /// Of the disk budget: one part in so many may wait for sinks before somebody is told.

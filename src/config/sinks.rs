@@ -144,3 +144,21 @@ fn kafka(section: &Section<'_>) -> Option<Settings> {
     });
     Some(Settings::Kafka(kafka::Settings { brokers, topic, delivery, options }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recent_rows_stay_in_redis_for_an_hour_unless_it_says_otherwise() {
+        let ttl = |more: &str| {
+            let text = format!("[streams.s]\nsignals = {{ v = \"\" }}\n[sinks.recent]\ntype = \"redis\"\n{more}");
+            match &crate::config::parse(&text).expect("it is a configuration").sinks[0].settings {
+                Settings::Redis(settings) => settings.ttl,
+                _ => panic!("it is a Redis sink"),
+            }
+        };
+        assert_eq!(ttl(""), Duration::from_hours(1));
+        assert_eq!(ttl("ttl = \"90s\"\n"), Duration::from_secs(90));
+    }
+}

@@ -6,7 +6,8 @@
 //! its next row, and counts again once it has caught up with the combined watermark, as in Flink: until then its rows are late, and it holds
 //! nobody up. When all are idle, [`AllIdle`] says what happens.
 //!
-//! A row further ahead of its arrival than `max_future` has a bad clock: it is reported, and moves nothing.
+//! A row further ahead of its arrival than `max_future` has a bad clock: it is reported, and moves nothing. While the clock that stamps
+//! arrivals is not set, it is that one which is wrong, and a row of today is taken at its word.
 //!
 //! [`Watermarks::observe`] gives the combined watermark after every single row of a batch, so that what operators do does not depend on
 //! where batches were cut.
@@ -136,10 +137,7 @@ impl Watermarks {
 
     /// Takes note of a batch: gives the combined watermark along its rows, and the places of the rows that are too far in the future.
     pub fn observe(&mut self, batch: &Batch) -> (Flow, Vec<usize>) {
-        let limit = match self.config.max_future_ns {
-            Some(max_future_ns) if self.arrivals => batch.arrival.saturating_add(max_future_ns).0,
-            _ => i64::MAX,
-        };
+        let (limit, is_future) = self.future(batch.arrival);
         let others = self.minimum(Some(&batch.partition));
         let delay_ns = if self.config.mode == WatermarkMode::Bounded { Some(self.config.delay_ns) } else { None };
         let before = self.state.combined.0;
@@ -152,7 +150,7 @@ impl Watermarks {
             if known.is_some_and(|known| time <= known) {
                 continue;
             }
-            if time > limit {
+            if is_future(time) {
                 future.push(row);
             } else {
                 newest = newest.max(time);
@@ -178,19 +176,23 @@ impl Watermarks {
 
     /// The source states that nothing earlier than `time` follows on `partition`.
     pub fn punctuate(&mut self, partition: &Arc<str>, time: Timestamp, arrival: Timestamp) {
-        let limit = match self.config.max_future_ns {
-            Some(max_future_ns) if self.arrivals => arrival.saturating_add(max_future_ns),
-            _ => Timestamp::MAX,
-        };
+        let is_future = self.future(arrival).1(time.0);
         let combined = self.state.combined;
         let partition = self.partition(partition, arrival);
-        if time <= limit {
+        if !is_future {
             partition.watermark = partition.watermark.max(time);
         }
         partition.behind &= partition.watermark < combined;
         let minimum = Timestamp(self.minimum(None));
         if minimum < Timestamp::MAX || time == Timestamp::MAX {
             self.state.combined = self.state.combined.max(minimum);
+        }
+    }
+
+    /// The clock of arrivals went by `step_ns`: nobody is silent for longer or shorter because of that.
+    pub fn clock_was_set(&mut self, step_ns: i64) {
+        for partition in self.state.partitions.values_mut() {
+            partition.last_arrival = partition.last_arrival.by_set_clock(step_ns);
         }
     }
 
@@ -215,6 +217,16 @@ impl Watermarks {
             }
         }
         if self.state.combined > before { Ticked::Moved } else { Ticked::Nothing }
+    }
+
+    /// Up to where a time that came in at `arrival` is surely taken for one, and whether one is too far ahead.
+    fn future(&self, arrival: Timestamp) -> (i64, impl Fn(i64) -> bool + use<>) {
+        let limit = match self.config.max_future_ns {
+            Some(max_future_ns) if self.arrivals => arrival.saturating_add(max_future_ns).0,
+            _ => i64::MAX,
+        };
+        let is_set = arrival >= Timestamp::CLOCK_SET_FROM;
+        (limit, move |time| time > limit && (is_set || time < Timestamp::CLOCK_SET_FROM.0))
     }
 
     fn all_idle(&mut self) {
@@ -328,6 +340,28 @@ mod tests {
         assert_eq!(watermarks.next_deadline(), Some(Timestamp(31 * SECOND)));
         assert_eq!(watermarks.tick(Timestamp(31 * SECOND)), Ticked::Nothing);
         assert_eq!(watermarks.tick(Timestamp(32 * SECOND)), Ticked::Closed, "counted from when the step was seen");
+    }
+
+    #[test]
+    fn a_row_of_today_counts_although_the_clock_says_1970() {
+        let (today, mut watermarks) = (1_780_272_000, Watermarks::new(WatermarkConfig::default(), true));
+        assert_eq!(seen(&mut watermarks, "a", 7, &[today, today + 10]), [today - 5, today + 5]);
+        // A day ahead of a clock that is set is too far.
+        let mut watermarks = Watermarks::new(WatermarkConfig::default(), true);
+        assert_eq!(watermarks.observe(&batch("a", today, &[today + 86_400])).1, [0]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_nobody_silent() {
+        let (day, mut watermarks) = (86_400 * SECOND, Watermarks::new(WatermarkConfig::default(), true));
+        seen(&mut watermarks, "a", 100, &[10]);
+        for step_ns in [day, -2 * day, day] {
+            let before = watermarks.next_deadline().unwrap();
+            watermarks.clock_was_set(step_ns);
+            assert_eq!(watermarks.next_deadline(), Some(before.saturating_add(step_ns)));
+        }
+        assert_eq!(watermarks.tick(Timestamp(129 * SECOND)), Ticked::Nothing);
+        assert_eq!(watermarks.tick(Timestamp(130 * SECOND)), Ticked::Closed);
     }
 
     #[test]

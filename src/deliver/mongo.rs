@@ -216,6 +216,8 @@ fn row_document(identity: &Identity, lot: &RowLot, row: usize) -> Result<RawDocu
         (flags.has(Flags::ARRIVAL_TIME), cstr!("arrival_time")),
         (flags.has(Flags::FUTURE), cstr!("future")),
         (flags.has(Flags::FLAGGED), cstr!("flagged")),
+        (flags.has(Flags::REBASED), cstr!("rebased")),
+        (flags.has(Flags::CLOCK_UNSET), cstr!("clock_unset")),
         (lot.historical, cstr!("historical")),
     ];
     for (_, name) in marks.into_iter().filter(|(set, _)| *set) {

@@ -209,7 +209,7 @@ fn fields(batch: &Batch, row: usize, id: String) -> Vec<(&str, String)> {
         }
     }
     let flags = batch.flags(row);
-    for (flag, name) in [(Flags::ARRIVAL_TIME, "arrival_time"), (Flags::FUTURE, "future"), (Flags::FLAGGED, "flagged")] {
+    for (flag, name) in Flags::NAMED {
         if flags.has(flag) {
             fields.push((name, "true".to_owned()));
         }

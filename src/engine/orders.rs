@@ -29,6 +29,8 @@ impl Engine {
                 let act = Act { author: Arc::clone(author), reason: Arc::clone(reason) };
                 self.exclude(chart, key, indices, &act, step)
             }
+            // The engine itself has seen to it.
+            Order::ClockSet { .. } => Ok(()),
             Order::Report { source, severity, message } => {
                 let (metric, evidence) = (format!("appliance {source}"), serde_json::Value::Null);
                 let (source, message, at) = (Arc::clone(source), message.clone(), self.last_seq);

@@ -72,7 +72,7 @@ pub struct Pipeline {
     pub sinks: Option<Vec<Arc<str>>>,
     /// The stream's columns and the derived ones.
     pub stream: Arc<Stream>,
-    /// Whether it is fed.
+    /// Whether it is fed. One that is not puts nothing out either, until it is again: what is open in it stays open.
     pub running: bool,
     /// Rows so far.
     pub counters: PipelineCounters,
@@ -348,6 +348,9 @@ impl Pipeline {
 
     /// All partitions of the stream are silent: windows that are open say what they have.
     pub fn close(&mut self, at: Seq, step: &mut Step) {
+        if !self.running {
+            return;
+        }
         let mut out = Vec::new();
         for (place, window) in (self.meter.first("window")..).zip(&mut self.windows) {
             self.meter.measure(place, 0, &mut out, |out| window.fire_open(out));
@@ -360,6 +363,9 @@ impl Pipeline {
 
     /// The end of a replayed input: windows close (if `flush`), and charts say what they have.
     pub fn end(&mut self, flush: bool, emit: Emit, at: Seq, alarms: &mut Alarms, step: &mut Step) {
+        if !self.running {
+            return;
+        }
         if flush {
             let rights = vec![i64::MAX; self.joins.len()];
             self.advance(Timestamp::MAX, &rights, at, step);

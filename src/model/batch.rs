@@ -24,6 +24,19 @@ impl Flags {
     pub const FUTURE: Self = Self(2);
     /// A checkpoint with `on_fail = "flag"` failed.
     pub const FLAGGED: Self = Self(4);
+    /// Came in before the appliance's clock was set; its time was put right when it was.
+    pub const REBASED: Self = Self(8);
+    /// Came in before the appliance's clock was set, and its time is that of the clock as it was then: nobody knows the true one.
+    pub const CLOCK_UNSET: Self = Self(16);
+
+    /// Those that a row says of itself where it is written down, by the names they have there.
+    pub const NAMED: [(Self, &'static str); 5] = [
+        (Self::ARRIVAL_TIME, "arrival_time"),
+        (Self::FUTURE, "future"),
+        (Self::FLAGGED, "flagged"),
+        (Self::REBASED, "rebased"),
+        (Self::CLOCK_UNSET, "clock_unset"),
+    ];
 
     /// Whether every bit of `other` is set.
     pub const fn has(self, other: Self) -> bool {
@@ -353,14 +366,8 @@ impl Serialize for Row {
                 map.serialize_entry(&*signal.name, value)?;
             }
         }
-        if self.flags.has(Flags::ARRIVAL_TIME) {
-            map.serialize_entry("arrival_time", &true)?;
-        }
-        if self.flags.has(Flags::FUTURE) {
-            map.serialize_entry("future", &true)?;
-        }
-        if self.flags.has(Flags::FLAGGED) {
-            map.serialize_entry("flagged", &true)?;
+        for (_, name) in Flags::NAMED.iter().filter(|(flag, _)| self.flags.has(*flag)) {
+            map.serialize_entry(name, &true)?;
         }
         map.end()
     }

@@ -89,4 +89,10 @@ pub enum Order {
         /// What happened, to what, and what to do.
         message: String,
     },
+    /// Know that the appliance's clock was set: everything from here on is stamped by the clock as it is now, everything before by the
+    /// clock as it was.
+    ClockSet {
+        /// How far it went, ns.
+        step_ns: i64,
+    },
 }

@@ -16,6 +16,8 @@ impl Timestamp {
     pub const MIN: Self = Self(i64::MIN);
     /// After every row: what a watermark holds at the end of input.
     pub const MAX: Self = Self(i64::MAX);
+    /// The start of 2025: a clock that shows an earlier time has not been set since its machine was booted.
+    pub const CLOCK_SET_FROM: Self = Self(1_735_689_600_000_000_000);
 
     /// This instant moved by `ns`, stopping at the ends of the range.
     #[must_use]
@@ -27,6 +29,12 @@ impl Timestamp {
     #[must_use]
     pub const fn saturating_sub(self, ns: i64) -> Self {
         Self(self.0.saturating_sub(ns))
+    }
+
+    /// What this instant, stamped before a clock was set by `step_ns`, is by that clock; what means "never" stays.
+    #[must_use]
+    pub const fn by_set_clock(self, step_ns: i64) -> Self {
+        if self.0 == i64::MIN { self } else { self.saturating_add(step_ns) }
     }
 
     /// Nanoseconds from `earlier` to here, stopping at the ends of the range.

@@ -167,7 +167,16 @@ impl AlertBook {
         (self.cooldown_ns, self.escalate_after_ns) = (config.cooldown_ns, config.escalate_after_ns);
     }
 
-    /// It is `now`, by the appliance's clock; the clock never goes back.
+    /// The appliance's clock went by `step_ns`: nothing escalates sooner or later because of that.
+    pub fn clock_was_set(&mut self, step_ns: i64) {
+        self.clock = self.clock.by_set_clock(step_ns);
+        for record in &mut self.history {
+            record.since = record.since.by_set_clock(step_ns);
+            self.changed = true;
+        }
+    }
+
+    /// It is `now`, by the appliance's clock, which goes back only when it is set.
     pub fn set_clock(&mut self, now: Timestamp) {
         self.clock = self.clock.max(now);
     }

@@ -189,6 +189,20 @@ impl Watch {
         }
     }
 
+    /// The clock of arrivals went by `step_ns`: nothing is silent or still for longer or shorter because of that.
+    pub fn clock_was_set(&mut self, step_ns: i64) {
+        let state = &mut self.state;
+        state.started = state.started.map(|started| started.by_set_clock(step_ns));
+        for partition in state.partitions.values_mut() {
+            partition.last = partition.last.by_set_clock(step_ns);
+            for signal in &mut partition.signals {
+                for at in [&mut signal.valued, &mut signal.same.since, &mut signal.flat.since] {
+                    *at = at.by_set_clock(step_ns);
+                }
+            }
+        }
+    }
+
     /// It is `now`: tells what is due. `at` is the newest row.
     pub fn tick(&mut self, now: Timestamp, at: Seq, causes: &mut Vec<Cause>) {
         if !self.is_active() {

@@ -177,6 +177,8 @@ fn store(page: &mut Page, snapshot: &Snapshot) {
     for (reason, rows) in [("age", snapshot.store.rows_removed_by_age), ("room", snapshot.store.rows_removed_for_room)] {
         page.sample("qadf_store_rows_removed_total", &[("reason", reason)], rows as f64);
     }
+    page.family("qadf_store_clock_waiting_rows", "gauge", "Rows that wait in the store for the clock to be set.");
+    page.sample("qadf_store_clock_waiting_rows", &[], snapshot.store.rows_waiting_for_clock as f64);
     page.family("qadf_autonomy_seconds", "gauge", "How long the disk budget lasts at this rate.");
     page.sample("qadf_autonomy_seconds", &[], snapshot.store.autonomy_seconds.unwrap_or(f64::INFINITY));
     page.family("qadf_backpressure_total", "counter", "How often a source had to wait for room in the store.");

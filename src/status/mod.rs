@@ -416,6 +416,9 @@ pub struct StoreStatus {
     /// Rows removed because there was no room, since the start.
     #[serde(default)]
     pub rows_removed_for_room: u64,
+    /// Rows that are stored and go on once the clock is set, with their true time.
+    #[serde(default)]
+    pub rows_waiting_for_clock: u64,
     /// How long the budget lasts at this rate; none when nothing comes in.
     pub autonomy_seconds: Option<f64>,
     /// Commits so far.

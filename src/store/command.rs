@@ -69,6 +69,8 @@ pub struct Accepted {
     pub rows: u64,
     /// Rows that the inbox already had, and has not taken again.
     pub duplicates: u64,
+    /// Rows that are stored, and come into the inbox when the clock is set.
+    pub waiting: u64,
     /// The last record that holds any of it.
     pub record: RecordNo,
 }

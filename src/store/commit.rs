@@ -9,10 +9,12 @@
 //! - A sync that failed is never retried: everything is answered with [`StoreError::Fatal`] and the thread ends.
 //! - The engine is handed what was committed if it keeps up; if not, it reads it back ([`super::feed`]). It is never waited for.
 
+mod clock;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -24,12 +26,13 @@ use super::counters::StoreStatus;
 use super::duplicates::Admitted;
 use super::encoding::encode;
 use super::error::StoreError;
-use super::merge::{SMALL_ROWS, join, joins};
+use super::merge::{join, joins};
 use super::schema::set_meta;
 use super::shared::Shared;
 use super::state::State;
 use super::sweep::Sweeper;
 use super::tables::{self, NewRecord, insert_dead_letter, insert_output, insert_record};
+use super::waiting::Waiting;
 use crate::model::{Batch, Input, Seq};
 
 /// Bytes that share a commit: enough to drown the cost of a sync, little enough to be written in a few milliseconds.
@@ -61,6 +64,7 @@ pub struct Committer {
     connection: Connection,
     state: State,
     sweeper: Sweeper,
+    waiting: Waiting,
     shared: Arc<Shared>,
     feeds: Vec<SyncSender<CommittedInput>>,
     /// Steps and cursors that a failed transaction left over.
@@ -89,11 +93,12 @@ struct Tally {
 
 impl Committer {
     /// Takes over the connection.
-    pub fn new(connection: Connection, state: State, sweeper: Sweeper, shared: Arc<Shared>) -> Self {
+    pub fn new(connection: Connection, state: State, sweeper: Sweeper, waiting: Waiting, shared: Arc<Shared>) -> Self {
         let mut committer = Self {
             connection,
             state,
             sweeper,
+            waiting,
             shared,
             feeds: Vec::new(),
             kept: Vec::new(),
@@ -123,7 +128,12 @@ impl Committer {
 
     fn work(&mut self) -> Result<(), StoreError> {
         loop {
-            let idle = if self.refused.is_some() { RETRY.min(IDLE) } else { IDLE };
+            self.waiting.look();
+            let idle = match (&self.refused, self.waiting.is_due()) {
+                (Some(_), _) => RETRY.min(IDLE),
+                (None, true) => Duration::ZERO,
+                (None, false) => IDLE,
+            };
             let (group, over) = self.shared.queue.take(GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, idle);
             self.commit_or_keep(group, over)?;
             self.sweep()?;
@@ -156,12 +166,12 @@ impl Committer {
                 self.keep(group, &error);
                 return Ok(());
             }
-        } else if group.is_empty() {
+        } else if group.is_empty() && (over || !self.waiting.is_due()) {
             return Ok(());
         }
         if let Some(reason) = self.sweeper.full() {
             group = self.refuse_appends(group, &StoreError::Full(reason));
-            if group.is_empty() && self.refused.is_none() {
+            if group.is_empty() && self.refused.is_none() && !self.waiting.is_due() {
                 return Ok(());
             }
         }
@@ -181,9 +191,7 @@ impl Committer {
     fn transact(&mut self, group: &[Command]) -> Result<Vec<Outcome>, StoreError> {
         self.tally = Tally::default();
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        if let Some((record, step)) = self.sweeper.look_at_clocks(&self.state) {
-            self.connection.prepare_cached("INSERT OR REPLACE INTO clock_steps VALUES (?1, ?2)")?.execute((record as i64, step))?;
-        }
+        self.heed_clocks()?;
         let mut outcomes = Vec::with_capacity(group.len());
         for command in group {
             match self.apply(command) {
@@ -232,7 +240,7 @@ impl Committer {
             }
         }
         for letter in &append.dead_letters {
-            self.append_dead_letter(letter)?;
+            self.append_letter(letter)?;
         }
         // A batch that still waits for neighbours gets the next record.
         accepted.record = RecordNo(self.state.next_record - u64::from(self.joining.is_none()));
@@ -252,22 +260,14 @@ impl Committer {
             (kept, encoded) = (Arc::new(batch.take(&rows)), None);
         }
         let rows = kept.rows() as u64;
-        accepted.rows += rows;
         accepted.duplicates += rows_before - rows;
-        self.tally.rows += rows;
         self.tally.duplicates += rows_before - rows;
         if rows == 0 {
             return Ok(());
         }
-        let first_seq = Seq(self.state.next_seq);
-        if encoded.is_none() && kept.rows() < SMALL_ROWS {
-            self.join_or_hold(&kept, first_seq, decoded_at)?;
-            self.state.next_seq += rows;
-            return Ok(());
-        }
-        self.flush_joining()?;
-        self.state.next_seq += rows;
-        self.insert_batch(kept, first_seq, encoded, decoded_at)
+        let Some(kept) = self.hold_back(kept, &mut encoded, accepted)? else { return Ok(()) };
+        accepted.rows += rows;
+        self.let_in(kept, encoded, decoded_at)
     }
 
     /// Puts a small batch with its neighbours, or makes it the first of the next ones.
@@ -355,7 +355,7 @@ impl Committer {
     }
 
     fn step(&mut self, step: &StepCommit) -> Result<StepAccepted, StoreError> {
-        let arrival = wall_ns();
+        let arrival = self.waiting.wall_ns();
         let mut accepted = StepAccepted::default();
         for output in &step.outputs {
             if insert_output(&self.connection, self.state.next_result, arrival, output)? {
@@ -368,7 +368,7 @@ impl Committer {
             }
         }
         for letter in &step.dead_letters {
-            self.append_dead_letter(letter)?;
+            self.append_letter(letter)?;
         }
         if !step.dead_letters.is_empty() {
             set_meta(&self.connection, "refused_through", step.through.0 as i64)?;
@@ -471,6 +471,7 @@ impl Committer {
             self.connection.execute_batch("ROLLBACK")?;
         }
         self.state = self.state.reload(&self.connection)?;
+        self.waiting.load(&self.connection, &mut self.state.duplicates)?;
         Ok(())
     }
 
@@ -492,7 +493,7 @@ impl Committer {
         if self.refused.as_ref().is_some_and(|(error, _)| !matches!(error, StoreError::Full(_))) {
             return Ok(());
         }
-        match self.sweeper.sweep(&self.connection, &mut self.state, wall_ns()) {
+        match self.sweeper.sweep(&self.connection, &mut self.state, self.waiting.wall_ns()) {
             Ok(swept) => {
                 let mut live = self.shared.live();
                 live.counters.rows_removed_by_age += swept.rows_by_age;
@@ -520,6 +521,7 @@ impl Committer {
         live.counters.committed = self.state.next_record - 1;
         live.counters.engine_through = self.state.checkpoint;
         live.counters.bytes_max = self.sweeper.bytes_max();
+        live.counters.rows_waiting_for_clock = self.waiting.rows();
     }
 
     fn publish_commit(&mut self, commands: usize, group: &[Command], ended: Instant, took: Duration) {
@@ -545,6 +547,7 @@ impl Committer {
         counters.outputs_repeated += self.tally.repeated;
         counters.row_bytes += self.tally.row_bytes;
         counters.output_bytes += self.tally.output_bytes;
+        counters.rows_waiting_for_clock = self.waiting.rows();
         counters.devices_forgotten = self.state.duplicates.forgotten();
         counters.committed = self.state.next_record - 1;
         counters.engine_through = counters.engine_through.max(self.tally.engine_through);
@@ -563,10 +566,4 @@ fn numbered(input: CommittedInput) -> CommittedInput {
         }
         _ => input,
     }
-}
-
-/// The wall clock, ns since 1970.
-pub fn wall_ns() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }

@@ -88,6 +88,8 @@ pub struct StoreCounters {
     pub bytes_needed: u64,
     /// Whether sources that can wait shall.
     pub holds_sources: bool,
+    /// Rows that are stored and get their time when the clock is set.
+    pub rows_waiting_for_clock: u64,
     /// How long until the budget holds nothing but what some sink still needs, at the present rate; `None` without a rate.
     pub autonomy_seconds: Option<f64>,
 }

@@ -18,8 +18,8 @@
 //! cursors       sink*, lane*, seq, only_names (JSON or null), base, delivered, expired
 //! checkpoint    name, body                 parts of the engine's state (checkpoint.rs)
 //! dead_letters  number*, arrival, source, partition, stream, reason, detail, raw
-//! state         key, value                 small things that others keep, such as acknowledged alerts
-//! clock_steps   record*, step              how far the wall clock was set (retention.rs)
+//! state         key, value                 small things that others keep, and rows that wait for the clock (waiting.rs)
+//! clock_steps   record*, step              how far the wall clock was set (retention.rs; likewise clock_step/… in `state`)
 //! lost          number*, at, report (JSON) what a salvage could not bring back
 //! ```
 //! Times are nanoseconds; lanes are 0 = rows, 1 = results.
@@ -37,6 +37,7 @@
 
 mod carve;
 mod checkpoint;
+mod clocks;
 mod columns;
 mod command;
 mod commit;
@@ -64,6 +65,7 @@ mod state;
 mod sweep;
 mod tables;
 mod verify;
+mod waiting;
 mod wire;
 mod writer;
 
@@ -74,6 +76,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+pub use clocks::{Clocks, Reading};
 pub use command::{
     Accepted, Answer, Append, Checkpoint, CommittedInput, CursorMove, DEAD_LETTER_BYTES_MAX, DeadLetter, Lane, RecordNo, StartAt,
     StepAccepted, StepCommit, StepOutput, Subscription,
@@ -91,6 +94,7 @@ pub use schema::FILE_NAME;
 pub use shared::OnFatal;
 pub use state::Balance;
 pub use verify::{StoreFile, Verified, files, repair, verify};
+pub use waiting::WAIT_NS_MAX as CLOCK_WAIT_NS_MAX;
 pub use writer::{NotTaken, Writer};
 
 use carve::Pages;
@@ -100,6 +104,7 @@ use salvage::Making;
 use shared::Shared;
 use state::State;
 use sweep::Sweeper;
+use waiting::Waiting;
 
 use crate::model::Seq;
 
@@ -118,6 +123,8 @@ pub struct StoreConfig {
     pub queue_bytes: usize,
     /// Inputs that wait for the engine; beyond, it reads them back.
     pub feed_inputs: usize,
+    /// What stamps are compared with, and ages counted by.
+    pub clocks: Clocks,
 }
 
 impl Default for StoreConfig {
@@ -129,6 +136,7 @@ impl Default for StoreConfig {
             page_bytes: 4_096,
             queue_bytes: 64 << 20,
             feed_inputs: 1_024,
+            clocks: Clocks::default(),
         }
     }
 }
@@ -170,13 +178,13 @@ impl Store {
     pub fn open(directory: &Path, config: StoreConfig) -> Result<(Self, Recovered), StoreError> {
         std::fs::create_dir_all(directory).map_err(|error| StoreError::file(directory, &error))?;
         let lock = DirectoryLock::take(directory)?;
-        let Opened { connection, state, sweeper, identity, recovered } = open_or_salvage(directory, &config)?;
+        let Opened { connection, state, sweeper, waiting, identity, recovered } = open_or_salvage(directory, &config)?;
         let file = directory.join(FILE_NAME);
 
         let (wake, woken) = sync_channel(1);
         let shared = Arc::new(Shared::new(directory, config.queue_bytes, wake)?);
         let checkpointer = schema::open_checkpointer(&file)?;
-        let committer = Committer::new(connection, state, sweeper, Arc::clone(&shared));
+        let committer = Committer::new(connection, state, sweeper, waiting, Arc::clone(&shared));
         let threads = vec![
             spawn("store", {
                 let (shared, directory) = (Arc::clone(&shared), directory.to_owned());
@@ -281,6 +289,7 @@ struct Opened {
     connection: rusqlite::Connection,
     state: State,
     sweeper: Sweeper,
+    waiting: Waiting,
     identity: u64,
     recovered: Recovered,
 }
@@ -329,12 +338,14 @@ fn open_sound(directory: &Path, config: &StoreConfig, making: Making) -> Result<
     let connection = schema::open_writer(&file)?;
     let pages = Pages::open(&file, &directory.join(salvage::LOG), config.page_bytes);
     schema::probe(&connection, &pages.map_err(|error| StoreError::file(&file, &error))?)?;
-    let state = State::load(&connection)?;
+    let mut state = State::load(&connection)?;
+    let mut waiting = Waiting::new(config.clocks.clone());
+    waiting.load(&connection, &mut state.duplicates)?;
     let recovered = recover(&connection, &state)?;
     let identity = schema::meta(&connection, "identity")? as u64;
     let sweeper = Sweeper::new(&connection, config.max_bytes, config.max_age_ns, config.when_full)?;
     schema::trust(&connection)?;
-    Ok(Opened { connection, state, sweeper, identity, recovered })
+    Ok(Opened { connection, state, sweeper, waiting, identity, recovered })
 }
 
 /// Where the engine goes on.

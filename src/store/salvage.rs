@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::carve::Pages;
-use super::commit::wall_ns;
+use super::clocks::wall_ns;
 use super::error::StoreError;
 use super::log::{self, Checked};
 use super::loss::Loss;

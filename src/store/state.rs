@@ -488,7 +488,7 @@ impl State {
 
     /// What an append without rows is answered with.
     pub fn nothing_accepted(&self) -> Accepted {
-        Accepted { first_seq: Seq(self.next_seq), rows: 0, duplicates: 0, record: RecordNo(self.next_record - 1) }
+        Accepted { first_seq: Seq(self.next_seq), rows: 0, duplicates: 0, waiting: 0, record: RecordNo(self.next_record - 1) }
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::clocks::Reading;
 use super::command::Lane;
 use super::error::StoreError;
-use super::retention::{AgeClock, Budget, WhenFull};
+use super::retention::{AgeClock, Budget, Place, Step, WhenFull};
 use super::schema::{meta, set_meta};
 use super::state::State;
 use super::tables::{self, record_after};
@@ -59,8 +60,7 @@ pub struct Sweeper {
     when_full: WhenFull,
     clock: AgeClock,
     /// A step that no committed transaction holds yet.
-    step: Option<(u64, i64)>,
-    started: Instant,
+    step: Option<Step>,
     looked_at_age: Option<Instant>,
     looked_at_spans: Instant,
     full: bool,
@@ -113,7 +113,6 @@ impl Sweeper {
             when_full,
             clock: AgeClock::load(connection)?,
             step: None,
-            started: now,
             looked_at_age: None,
             looked_at_spans: now,
             full: false,
@@ -173,9 +172,9 @@ impl Sweeper {
     }
 
     /// Compares the clocks; a step to keep, if there was one that is not kept yet.
-    pub fn look_at_clocks(&mut self, state: &State) -> Option<(u64, i64)> {
-        let monotonic = i64::try_from(self.started.elapsed().as_nanos()).unwrap_or(i64::MAX);
-        let step = self.clock.look(super::commit::wall_ns(), monotonic, state.arrival_last, state.next_record);
+    pub fn look_at_clocks(&mut self, state: &State, now: &Reading) -> Option<Step> {
+        let next = Place { record: state.next_record, result: state.next_result, letter: state.next_dead_letter };
+        let step = self.clock.look(now.wall_ns, now.monotonic_ns, state.arrival_last, next);
         self.step = step.or(self.step);
         self.step
     }
@@ -220,7 +219,7 @@ impl Sweeper {
 
     /// Removes one chunk; `false` if nothing may go.
     fn remove(&self, connection: &Connection, state: &mut State, why: Why, swept: &mut Swept) -> Result<bool, StoreError> {
-        if !self.may_remove(connection, state, why)? {
+        if !self.may_remove(connection, why)? {
             return Ok(false);
         }
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
@@ -234,17 +233,21 @@ impl Sweeper {
     }
 
     /// A look without a transaction, which is what nearly every round is.
-    fn may_remove(&self, connection: &Connection, state: &State, why: Why) -> Result<bool, StoreError> {
+    fn may_remove(&self, connection: &Connection, why: Why) -> Result<bool, StoreError> {
         let Why::Age { wall_ns } = why else { return Ok(true) };
         for (lane, text) in [
             (Lane::Rows, "SELECT record, arrival FROM inbox ORDER BY record LIMIT 1"),
-            (Lane::Results, "SELECT 0, arrival FROM outbox ORDER BY seq LIMIT 1"),
+            (Lane::Results, "SELECT seq, arrival FROM outbox ORDER BY seq LIMIT 1"),
         ] {
             let mut statement = connection.prepare_cached(text)?;
             let mut rows = statement.query([])?;
             if let Some(row) = rows.next()? {
-                let record = if lane == Lane::Rows { row.get::<_, i64>(0)? as u64 } else { state.next_record };
-                if self.clock.age(record, row.get(1)?, wall_ns) > self.age_ns_max {
+                let (number, arrival) = (row.get::<_, i64>(0)? as u64, row.get(1)?);
+                let age = match lane {
+                    Lane::Rows => self.clock.record_age(number, arrival, wall_ns),
+                    Lane::Results => self.clock.result_age(number, arrival, wall_ns),
+                };
+                if age > self.age_ns_max {
                     return Ok(true);
                 }
             }
@@ -288,7 +291,7 @@ impl Sweeper {
                 let (record, seq, count): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
                 let arrival: i64 = row.get(3)?;
                 if let Why::Age { wall_ns } = why
-                    && self.clock.age(record as u64, arrival, wall_ns) <= self.age_ns_max
+                    && self.clock.record_age(record as u64, arrival, wall_ns) <= self.age_ns_max
                 {
                     break;
                 }
@@ -328,7 +331,7 @@ impl Sweeper {
             while let Some(row) = rows.next()? {
                 let (seq, arrival): (i64, i64) = (row.get(0)?, row.get(2)?);
                 let too_young = match why {
-                    Why::Age { wall_ns } => self.clock.age(state.next_record, arrival, wall_ns) <= self.age_ns_max,
+                    Why::Age { wall_ns } => self.clock.result_age(seq as u64, arrival, wall_ns) <= self.age_ns_max,
                     Why::Room => arrival > arrival_max,
                 };
                 if too_young {
@@ -348,7 +351,6 @@ impl Sweeper {
 
     /// Keeps dead letters within their age and their share of the budget.
     fn trim_dead_letters(&mut self, connection: &Connection, wall_ns: i64) -> Result<(), StoreError> {
-        let oldest = wall_ns.saturating_sub(self.age_ns_max);
         let share = self.budget.file_bytes_max / DEAD_LETTER_SHARE;
         let bytes = self.letter_bytes.map_or_else(|| letter_bytes(connection), Ok)?;
         self.letter_bytes = Some(bytes);
@@ -363,13 +365,22 @@ impl Sweeper {
             }
             self.letter_bytes = None;
         }
-        let first: Option<i64> = connection
-            .prepare_cached("SELECT arrival FROM dead_letters ORDER BY number LIMIT 1")?
-            .query_row([], |row| row.get(0))
-            .or_else(|error| if error == rusqlite::Error::QueryReturnedNoRows { Ok(None) } else { Err(error) })?;
-        if first.is_some_and(|arrival| arrival < oldest) {
-            let text = "DELETE FROM dead_letters WHERE arrival < ?1 AND number < (SELECT max(number) FROM dead_letters)";
-            connection.prepare_cached(text)?.execute([oldest])?;
+        let mut last = None;
+        {
+            let text = "SELECT number, arrival FROM dead_letters WHERE number < (SELECT max(number) FROM dead_letters) \
+                        ORDER BY number LIMIT ?1";
+            let mut statement = connection.prepare_cached(text)?;
+            let mut rows = statement.query([CHUNK_RESULTS])?;
+            while let Some(row) = rows.next()? {
+                let number: i64 = row.get(0)?;
+                if self.clock.letter_age(number as u64, row.get(1)?, wall_ns) <= self.age_ns_max {
+                    break;
+                }
+                last = Some(number);
+            }
+        }
+        if let Some(number) = last {
+            connection.prepare_cached("DELETE FROM dead_letters WHERE number <= ?1")?.execute([number])?;
             self.letter_bytes = None;
         }
         Ok(())
@@ -379,8 +390,10 @@ impl Sweeper {
         let oldest: Option<i64> = connection.query_row("SELECT min(record) FROM inbox", [], |row| row.get(0))?;
         if let Some(oldest) = oldest {
             connection.execute("DELETE FROM spans WHERE record_last < ?1", [oldest])?;
-            connection.execute("DELETE FROM clock_steps WHERE record <= ?1", [oldest])?;
-            self.clock.forget_before(oldest as u64);
+            let first = |text: &str| connection.query_row(text, [], |row| row.get::<_, Option<i64>>(0));
+            let result = first("SELECT min(seq) FROM outbox")?.unwrap_or(i64::MAX) as u64;
+            let letter = first("SELECT min(number) FROM dead_letters")?.unwrap_or(i64::MAX) as u64;
+            self.clock.forget_before(connection, Place { record: oldest as u64, result, letter })?;
         }
         Ok(())
     }

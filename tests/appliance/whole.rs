@@ -65,12 +65,12 @@ fn a_stop_in_mid_stream_drains_and_the_next_start_goes_on() {
     let site = Site::new("drain");
     site.configure(&[plant::machine(&site), plant::sinks(&site, &cache, &archive, &log)].concat());
     let machine = site.machine(None, &["--rate", RATE]);
-    for _ in 0..2 {
+    for signal in [Signal::TERM, Signal::INT] {
         let mut appliance = site.start();
         let before = appliance.status()["store"]["rows"].as_u64().expect("a count");
         appliance.until("rows come in", |status| status["store"]["rows"].as_u64() >= Some(before + 3_000));
-        let status = appliance.process.end(Signal::TERM);
-        assert_eq!(status.code(), Some(0), "{}", appliance.process.log());
+        let status = appliance.process.end(signal);
+        assert_eq!(status.code(), Some(0), "{signal:?}: {}", appliance.process.log());
         // All that was accepted has gone through the engine, and its state is kept.
         let inventory = site.store().inventory().expect("the store is readable");
         assert_eq!(inventory.checkpoint, inventory.record_last);

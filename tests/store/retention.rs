@@ -151,6 +151,8 @@ fn rows_older_than_the_age_go() {
     store.writer().append(rows(3_000, 1)).unwrap();
     store.writer().append(rows(3_001, 1)).unwrap();
     assert_eq!(stored(dir.path()).first().unwrap().0, 1_201);
+    let counters = store.counters();
+    assert_eq!((counters.rows_removed_by_age, counters.rows_removed_for_room), (1_200, 0));
 }
 
 #[test]

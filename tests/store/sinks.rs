@@ -191,12 +191,29 @@ fn small_things_are_kept_under_their_keys() {
     let dir = directory();
     let store = open(dir.path());
     let writer = store.writer();
-    for (key, value) in [("alert/1", "a"), ("alert/2", "b"), ("bdseq", "7")] {
+    // In no order; one is given again, one is taken away, and neighbours of a prefix are not in it.
+    for (key, value) in [("b", "7"), ("alert/2", "old"), ("alert", "x"), ("alert/10", "c"), ("alert/1", "a"), ("alert0", "y")] {
         writer.put_state(key, Some(value.as_bytes().to_vec())).unwrap();
     }
+    writer.put_state("alert/2", Some(b"b".to_vec())).unwrap();
     writer.put_state("alert/1", None).unwrap();
-    let found = store.reader().unwrap().state("alert/", 10).unwrap();
-    assert_eq!(found, [("alert/2".to_owned(), b"b".to_vec())]);
+    writer.put_state("never there", None).unwrap();
+    drop(store);
+    let store = open(dir.path());
+    let reader = store.reader().unwrap();
+    let found = |prefix: &str, values_max| -> Vec<(String, String)> {
+        let found = reader.state(prefix, values_max).unwrap();
+        found.into_iter().map(|(key, value)| (key, String::from_utf8(value).unwrap())).collect()
+    };
+    let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    assert_eq!(found("alert/", 10), pairs(&[("alert/10", "c"), ("alert/2", "b")]));
+    assert_eq!(found("alert/", 1), pairs(&[("alert/10", "c")]));
+    assert_eq!(found("alert/2", 10), pairs(&[("alert/2", "b")]));
+    assert_eq!(found("alert/1/", 10), []);
+    let all = pairs(&[("alert", "x"), ("alert/10", "c"), ("alert/2", "b"), ("alert0", "y"), ("b", "7")]);
+    assert_eq!(found("", 10), all);
 }
 
 #[test]

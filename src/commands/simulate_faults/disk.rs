@@ -16,12 +16,12 @@ use rusqlite::{Connection, config::DbConfig};
 
 use crate::{
     simulate::Random,
-    store::{FILE_NAME, Recovered, Store, StoreConfig},
+    store::{Clocks, FILE_NAME, Recovered, Store, StoreConfig},
 };
 
 /// The log is moved into the file when it is longer; below where the store does that by itself.
 const LOG_BYTES_MAX: u64 = 8 << 20;
-/// Nothing ages: ages are counted by the real wall clock.
+/// Nothing ages: every row is wanted at the end.
 const AGE_NS_MAX: i64 = 200 * 365 * 86_400 * 1_000_000_000;
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -32,6 +32,7 @@ const LOG_HEADER_BYTES: usize = 32;
 pub struct Disk {
     root: PathBuf,
     lives: u64,
+    clocks: Clocks,
     /// Open until the next crash.
     open: Option<Open>,
     /// Lengths of the log: when it was last seen from outside, and after each commit since.
@@ -57,8 +58,8 @@ impl Drop for Disk {
 
 impl Disk {
     /// An empty one below `root`, which must not exist and goes with it.
-    pub fn new(root: PathBuf) -> Self {
-        Self { root, lives: 0, open: None, commits: vec![0], log_moves: 0 }
+    pub fn new(root: PathBuf, clocks: Clocks) -> Self {
+        Self { root, lives: 0, clocks, open: None, commits: vec![0], log_moves: 0 }
     }
 
     fn place(&self) -> PathBuf {
@@ -68,8 +69,8 @@ impl Disk {
     /// Opens what is there; a crash is no damage.
     pub fn open(&mut self) -> Result<Recovered, String> {
         let place = self.place();
-        let (store, recovered) = Store::open(&place, StoreConfig { max_age_ns: AGE_NS_MAX, ..StoreConfig::default() })
-            .map_err(|error| error.to_string())?;
+        let settings = StoreConfig { max_age_ns: AGE_NS_MAX, clocks: self.clocks.clone(), ..StoreConfig::default() };
+        let (store, recovered) = Store::open(&place, settings).map_err(|error| error.to_string())?;
         if recovered.loss.is_some() || !recovered.notices.is_empty() {
             return Err(format!("after a crash the store takes itself for damaged: {:?}", recovered.notices));
         }

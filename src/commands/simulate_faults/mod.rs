@@ -13,8 +13,7 @@
 //! | the store, SQLite and its recovery, on a file in memory | what a crash leaves on the disk ([`disk`]); errors of a call, before and after it took effect |
 //! | the couriers: cursors, back-off, circuit breaker, time limits, reading ahead | their clock and threads; the servers at the far ends ([`ends`]) |
 //!
-//! Two things are not virtual: the store's writer is a thread of its own, which is waited for at every command; and the store's look at
-//! the wall clock, which only matters to ages, and nothing ages here. Errors of SQLite's own calls are not injected: a call of the store
+//! One thing is not virtual: the store's writer is a thread of its own, which is waited for at every command. Errors of SQLite's own calls are not injected: a call of the store
 //! fails as a whole, with or without having taken effect. The same seed gives the same history, down to the order of all rows at all
 //! far ends ([`Outcome::digest`]).
 //!

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +26,7 @@ use crate::{
     ingest::decode::{Context, Decoded, Heard},
     model::{Seq, Timestamp},
     simulate::Random,
+    store::{Clocks, Reading},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -98,7 +102,7 @@ pub struct Trial {
     plugs: u64,
     armed: Option<Armed>,
     /// How wrong the appliance's wall clock is.
-    clock_error_ns: i64,
+    clock_error_ns: Arc<AtomicI64>,
     /// What the host's clock counts from.
     epoch: Instant,
     faults: FaultCounts,
@@ -108,13 +112,21 @@ impl Trial {
     /// With its files below `place`, which goes with it.
     pub fn new(settings: Settings, place: PathBuf) -> Self {
         let Settings { seed, is_faulty, .. } = settings;
-        let clock = Clock::default();
+        let (clock, clock_error_ns) = (Clock::default(), Arc::<AtomicI64>::default());
+        let clocks = {
+            let (clock, error_ns) = (clock.clone(), Arc::clone(&clock_error_ns));
+            Clocks::new(move || Reading {
+                wall_ns: START_NS + clock.now_ns() as i64 + error_ns.load(Ordering::Relaxed),
+                monotonic_ns: clock.now_ns() as i64,
+                boot: "simulated".into(),
+            })
+        };
         let kinds = [Kind::Upserts, Kind::Compares, Kind::Transactions, Kind::AtMostOnce];
         let end = |(kind, purpose)| FarEnd::new(kind, &clock, Random::new(seed, purpose), is_faulty);
         Self {
             settings,
             random: Random::new(seed, 11),
-            disk: Arc::new(Mutex::new(Disk::new(place))),
+            disk: Arc::new(Mutex::new(Disk::new(place, clocks))),
             engine: EngineConfig::default(),
             machine: Machine::new(seed, is_faulty),
             publisher: Publisher::new(seed, is_faulty),
@@ -126,7 +138,7 @@ impl Trial {
             lives: 0,
             plugs: 0,
             armed: None,
-            clock_error_ns: 0,
+            clock_error_ns,
             epoch: Instant::now(),
             faults: FaultCounts::default(),
         }
@@ -153,7 +165,7 @@ impl Trial {
 
     /// What the appliance takes for the time.
     fn wall(&self) -> Timestamp {
-        Timestamp(START_NS + self.now_ns() as i64 + self.clock_error_ns)
+        Timestamp(START_NS + self.now_ns() as i64 + self.clock_error_ns.load(Ordering::Relaxed))
     }
 
     fn host_now(&self) -> Instant {
@@ -409,7 +421,7 @@ impl Trial {
         }
         let healing_ns = self.now_ns().saturating_sub(self.end_ns());
         if self.now_ns() >= self.clocks_right_ns() {
-            self.clock_error_ns = 0;
+            self.clock_error_ns.store(0, Ordering::Relaxed);
         }
         if healing_ns >= HEAL_NS.0 && self.all_is_there()? {
             return Ok(true);
@@ -473,8 +485,8 @@ impl Trial {
                 self.faults.clock_steps += 1;
                 let day_ns = 86_400 * SECOND_NS as i64;
                 let to_1970_ns = -(START_NS + self.now_ns() as i64);
-                self.clock_error_ns =
-                    [0, 0, SECOND_NS as i64, -(SECOND_NS as i64), day_ns, -day_ns, to_1970_ns][self.random.below(7)];
+                let errors_ns = [0, 0, SECOND_NS as i64, -(SECOND_NS as i64), day_ns, -day_ns, to_1970_ns];
+                self.clock_error_ns.store(errors_ns[self.random.below(7)], Ordering::Relaxed);
             }
             _ => {}
         }
