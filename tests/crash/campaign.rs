@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Samples a second of the simulated machine on the serial line.
-const MACHINE_RATE: &str = "600";
+const MACHINE_RATE: &str = "300";
 /// What the serial line does to its frames.
 const LINE_FAULTS: &str = "crc=0.005,cut=0.002,duplicate=0.01";
 /// Rows that may wait for a sink that has caught up.
