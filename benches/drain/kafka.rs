@@ -10,11 +10,11 @@ use rdkafka::{
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
 
-use super::FarEnd;
+use super::{FarEnd, setting};
 
 const WITHIN: Duration = Duration::from_secs(30);
-/// As many rows as a parcel of the sink has.
-const TRANSACTION_ROWS: usize = 10_000;
+/// As many rows as the largest parcel of the sink has.
+const TRANSACTION_ROWS: u64 = 40_000;
 
 /// The far end.
 pub struct Kafka {
@@ -22,17 +22,33 @@ pub struct Kafka {
     pub delivery: &'static str,
 }
 
+/// Settings of the client library to try, for sink and bare loop alike: `DRAIN_OPTIONS="key=value,…"`.
+fn options() -> Vec<(String, String)> {
+    let text = std::env::var("DRAIN_OPTIONS").unwrap_or_default();
+    text.split(',').filter_map(|option| option.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn transaction_rows() -> usize {
+    setting("DRAIN_TRANSACTION_ROWS", TRANSACTION_ROWS) as usize
+}
+
 impl FarEnd for Kafka {
     fn section(&self, url: &str) -> String {
         let Self { delivery } = self;
-        format!("[sinks.far]\ntype = \"kafka\"\nbrokers = [\"{url}\"]\ntopic = \"far\"\ndelivery = \"{delivery}\"\n")
+        let mut text = format!(
+            "[sinks.far]\ntype = \"kafka\"\nbrokers = [\"{url}\"]\ntopic = \"far\"\ndelivery = \"{delivery}\"\n[sinks.far.options]\n"
+        );
+        for (key, value) in options() {
+            text.push_str(&format!("\"{key}\" = \"{value}\"\n"));
+        }
+        text
     }
 
     fn bare(&self, url: &str, rows: usize) -> f64 {
         let records = arrived(url, rows);
         let producer = self.producer(url);
         // The topic is there, and the producer knows where.
-        self.send(&producer, &records[..records.len().min(TRANSACTION_ROWS)]);
+        self.send(&producer, &records[..records.len().min(transaction_rows())]);
         let started = Instant::now();
         self.send(&producer, &records);
         records.len() as f64 / started.elapsed().as_secs_f64()
@@ -45,6 +61,9 @@ impl Kafka {
         config.set("bootstrap.servers", url).set("log_level", "0").set("compression.codec", "lz4").set("linger.ms", "1");
         config.set("batch.size", "1000000").set("queue.buffering.max.messages", "100000");
         config.set("queue.buffering.max.kbytes", "65536").set("message.timeout.ms", "8000");
+        for (key, value) in options() {
+            config.set(key, value);
+        }
         if self.delivery == "exactly_once" {
             config.set("transactional.id", "bare");
         } else {
@@ -58,7 +77,7 @@ impl Kafka {
     }
 
     fn send(&self, producer: &ThreadedProducer<DefaultProducerContext>, records: &[OwnedMessage]) {
-        for chunk in records.chunks(TRANSACTION_ROWS) {
+        for chunk in records.chunks(transaction_rows()) {
             if self.delivery == "exactly_once" {
                 producer.begin_transaction().expect("no other is open");
             }
@@ -74,7 +93,7 @@ impl Kafka {
 
 fn flush(producer: &ThreadedProducer<DefaultProducerContext>) {
     while producer.in_flight_count() > 0 {
-        producer.poll(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     Connect, Delivered, Delivery, Item, Parcel, Progress, Refused, Sink, SinkCounters, SinkError,
     breaker::{Breaker, Policy},
     counters::Count,
+    pace::Pace,
     world::{Threads, World, within},
 };
 use crate::model::Seq;
@@ -125,7 +126,7 @@ pub trait Backlog: Send + 'static {
 /// How the loop treats its sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// How much a parcel may hold.
+    /// How much a parcel may hold; one of a backlog up to [`GROWTH_MAX`](super::pace::GROWTH_MAX) times as much.
     pub limits: ReadLimits,
     /// From one parcel to the next, while parcels are not full.
     pub linger: Duration,
@@ -197,6 +198,7 @@ pub async fn run_in<W: World, C: Connect, B: Backlog>(
         counters,
         stop,
         breaker,
+        pace: Pace::new(config.limits, config.delivery != Delivery::AtMostOnce),
         link: None,
         progress,
         ahead: None,
@@ -214,6 +216,7 @@ struct Courier<W, C: Connect, B> {
     counters: Arc<SinkCounters>,
     stop: watch::Receiver<bool>,
     breaker: Breaker,
+    pace: Pace,
     link: Option<C::Sink>,
     /// Where the sink is.
     progress: Progress,
@@ -299,7 +302,11 @@ impl<W: World, C: Connect, B: Backlog> Courier<W, C, B> {
             self.with_backlog(move |backlog| backlog.confirm_durably(done)).await?;
         }
         let ahead = read_ahead.then(|| self.start_reading(parcel.through)).flatten();
+        let started_ms = self.world.now_ms();
         let outcome = self.deliver(parcel).await;
+        if read_ahead && let Some(Ok(_)) = &outcome {
+            self.pace.delivered(Duration::from_millis(self.world.now_ms().saturating_sub(started_ms)));
+        }
         if let Some(ahead) = ahead {
             let (backlog, lot) = ahead.await.map_err(BacklogError)?;
             self.backlog = Some(backlog);
@@ -369,6 +376,7 @@ impl<W: World, C: Connect, B: Backlog> Courier<W, C, B> {
     fn failed(&mut self, error: &SinkError) -> Next {
         let text = error.to_string();
         self.link = None;
+        self.pace.failed();
         let now_ms = self.now_ms();
         match error {
             SinkError::Fatal(_) => self.breaker.failed_for_good(now_ms),
@@ -404,12 +412,12 @@ impl<W: World, C: Connect, B: Backlog> Courier<W, C, B> {
         if let Some(lot) = self.ahead.take() {
             return Ok(lot);
         }
-        let (after, limits) = (self.progress, self.config.limits);
+        let (after, limits) = (self.progress, self.pace.limits());
         self.with_backlog(move |backlog| backlog.read(after, limits)).await
     }
 
     fn start_reading(&mut self, after: Progress) -> Option<Reading<B>> {
-        let (mut backlog, limits) = (self.backlog.take()?, self.config.limits);
+        let (mut backlog, limits) = (self.backlog.take()?, self.pace.limits());
         Some(self.world.start(move || {
             let lot = backlog.read(after, limits);
             (backlog, lot)

@@ -22,6 +22,7 @@ pub mod courier;
 pub mod file;
 pub mod kafka;
 pub mod mongo;
+pub mod pace;
 pub mod parcel;
 pub mod redis;
 pub mod row_json;

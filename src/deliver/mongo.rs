@@ -22,7 +22,7 @@ use mongodb::{
     options::{ClientOptions, InsertManyOptions, WriteConcern},
 };
 
-use super::{Delivered, Identity, Item, Parcel, Refused, ResultRecord, RowLot, SinkError};
+use super::{Delivered, Identity, Item, Parcel, Refused, ResultRecord, RowLot, SinkError, parcel::RowIds};
 use crate::model::{Flags, Seq, Timestamp};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -117,8 +117,9 @@ impl MongoSink {
     }
 
     async fn insert(&self, parcel: &Parcel, places: &[(usize, usize)]) -> Result<Outcome, SinkError> {
+        let mut ids = self.identity.row_ids();
         let documents: Result<Vec<_>, _> =
-            places.iter().map(|(lot, row)| row_document(&self.identity, &parcel.rows[*lot], *row)).collect();
+            places.iter().map(|(lot, row)| row_document(&self.identity, &mut ids, &parcel.rows[*lot], *row)).collect();
         let documents = documents.map_err(|error| SinkError::Fatal(format!("MongoDB: a name holds a NUL character: {error}")))?;
         let options = InsertManyOptions::builder().ordered(false).build();
         let Err(error) = self.rows.insert_many(documents).with_options(options).await else { return Ok(Outcome::default()) };
@@ -182,10 +183,15 @@ impl Outcome {
     }
 }
 
-fn row_document(identity: &Identity, lot: &RowLot, row: usize) -> Result<RawDocumentBuf, mongodb::bson::error::Error> {
+fn row_document(
+    identity: &Identity,
+    ids: &mut RowIds,
+    lot: &RowLot,
+    row: usize,
+) -> Result<RawDocumentBuf, mongodb::bson::error::Error> {
     let batch = &lot.batch;
     let mut document = RawDocumentBuf::new();
-    document.append(cstr!("_id"), identity.row_id(Seq(batch.first_seq.0 + row as u64)));
+    document.append(cstr!("_id"), ids.of(Seq(batch.first_seq.0 + row as u64)));
     document.append(cstr!("appliance"), &*identity.appliance);
     document.append(cstr!("stream"), &*batch.stream.id);
     document.append(cstr!("timestamp"), date(Timestamp(batch.time[row])));

@@ -3,7 +3,7 @@
 //! Rows and results are numbered separately: rows by the inbox, results by the outbox. A [`Progress`] is a place in both. A parcel
 //! holds everything after one progress up to and including another ([`Parcel::through`]), less what is not routed to the sink.
 
-use std::sync::Arc;
+use std::{fmt::Write, sync::Arc};
 
 use super::counters::Count;
 use crate::model::{Batch, Seq};
@@ -40,9 +40,32 @@ impl Identity {
         format!("{}-{:016x}-{}", self.appliance, self.store, seq.0)
     }
 
+    /// The ids of many rows, in one buffer.
+    pub fn row_ids(&self) -> RowIds {
+        let text = format!("{}-{:016x}-", self.appliance, self.store);
+        RowIds { prefix: text.len(), text }
+    }
+
     /// The id of a result among those of all appliances: `{appliance}-{id}`.
     pub fn result_id(&self, id: &str) -> String {
         format!("{}-{id}", self.appliance)
+    }
+}
+
+/// Writes row ids, which differ in their last part only.
+#[derive(Debug)]
+pub struct RowIds {
+    text: String,
+    prefix: usize,
+}
+
+impl RowIds {
+    /// As [`Identity::row_id`] gives it.
+    pub fn of(&mut self, seq: Seq) -> &str {
+        self.text.truncate(self.prefix);
+        // Writing to memory cannot fail.
+        let _ = write!(self.text, "{}", seq.0);
+        &self.text
     }
 }
 
@@ -99,5 +122,19 @@ impl Parcel {
     /// Whether there is nothing to deliver; the progress may move all the same.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty() && self.results.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_many_rows_are_those_of_each() {
+        let identity = Identity { appliance: "lpbf-07".into(), store: 0xabc };
+        let mut ids = identity.row_ids();
+        for seq in [1, 99, 7, u64::MAX] {
+            assert_eq!(ids.of(Seq(seq)), identity.row_id(Seq(seq)));
+        }
     }
 }

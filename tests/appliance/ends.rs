@@ -69,18 +69,32 @@ pub fn stored(store: &mut Reader) -> BTreeMap<u64, Stored> {
     }
 }
 
-/// How many rows of each stream a site's store has.
-pub fn count_stored(store: &mut Reader) -> BTreeMap<String, u64> {
-    let (mut rows, mut after) = (BTreeMap::new(), Seq(0));
-    loop {
-        let page = store.rows_after(after, 100_000, None).expect("the store is readable");
-        for batch in &page.batches {
-            *rows.entry(batch.stream.id.to_string()).or_default() += batch.rows() as u64;
+/// How many rows of each stream a site's store has; every look reads only what came since the last.
+#[derive(Debug, Default)]
+pub struct StoredCount {
+    through: Seq,
+    rows: BTreeMap<String, u64>,
+}
+
+impl StoredCount {
+    /// Counts on.
+    pub fn look(&mut self, store: &mut Reader) {
+        loop {
+            let page = store.rows_after(self.through, 100_000, None).expect("the store is readable");
+            for batch in &page.batches {
+                *self.rows.entry(batch.stream.id.to_string()).or_default() += batch.rows() as u64;
+            }
+            let is_over = page.at_end || page.through <= self.through;
+            self.through = page.through;
+            if is_over {
+                return;
+            }
         }
-        if page.at_end || page.through <= after {
-            return rows;
-        }
-        after = page.through;
+    }
+
+    /// The rows of a stream as of the last look.
+    pub fn of(&self, stream: &str) -> u64 {
+        self.rows.get(stream).copied().unwrap_or(0)
     }
 }
 

@@ -30,12 +30,17 @@ const STEP_NS: i64 = 15_000_000;
 /// Rows in a request.
 const POSTED_ROWS_MAX: usize = 40;
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// Published rows of a stream that may wait at the broker for the appliance. Mosquitto writes all that waits at every change: with
+/// thousands, a change takes longer than there is from one row to the next, and the queue would only ever grow.
+const AHEAD_MAX: u64 = 500;
 
 /// How far a stream is.
 #[derive(Default)]
 struct Progress {
     issued: AtomicU64,
     acknowledged: AtomicU64,
+    /// Seen in the appliance's journal.
+    journaled: AtomicU64,
 }
 
 /// What the threads look at.
@@ -80,7 +85,7 @@ impl Oracle {
 
     /// Holds everything back and waits until the broker has acknowledged what it was sent; to be let go with [`Self::go_on`].
     pub fn hold_published(&self) {
-        self.orders.hold.store(true, Ordering::SeqCst);
+        self.hold();
         until("the broker has everything", || {
             let published = self.streams.iter().filter(|(stream, ..)| *stream != POSTED);
             published.into_iter().all(|(_, progress, _)| progress.is_acknowledged()).then_some(())
@@ -90,6 +95,18 @@ impl Oracle {
     /// How many rows of a stream are acknowledged by now.
     pub fn acknowledged(&self) -> Sent {
         self.streams.iter().map(|(stream, progress, _)| (*stream, progress.acknowledged.load(Ordering::SeqCst))).collect()
+    }
+
+    /// The journal has this many rows of a stream.
+    pub fn journaled(&self, rows: impl Fn(&str) -> u64) {
+        for (stream, progress, _) in &self.streams {
+            progress.journaled.fetch_max(rows(stream), Ordering::SeqCst);
+        }
+    }
+
+    /// Issues nothing new until [`Self::go_on`].
+    pub fn hold(&self) {
+        self.orders.hold.store(true, Ordering::SeqCst);
     }
 
     /// Sends again.
@@ -111,6 +128,10 @@ impl Oracle {
 }
 
 impl Progress {
+    fn is_far_ahead(&self) -> bool {
+        self.issued.load(Ordering::SeqCst) >= self.journaled.load(Ordering::SeqCst) + AHEAD_MAX
+    }
+
     fn is_acknowledged(&self) -> bool {
         self.issued.load(Ordering::SeqCst) == self.acknowledged.load(Ordering::SeqCst)
     }
@@ -139,7 +160,7 @@ pub fn topic(site: &Site, stream: &str) -> String {
 fn publish(mut publisher: Publisher, stream: &str, progress: &Progress, orders: &Orders) {
     let mut due = Instant::now();
     while !orders.is_over(progress) {
-        while publisher.has_room() && orders.may_issue() && Instant::now() >= due {
+        while publisher.has_room() && orders.may_issue() && !progress.is_far_ahead() && Instant::now() >= due {
             let number = progress.issued.fetch_add(1, Ordering::SeqCst) + 1;
             publisher.publish(number, orders.row(stream, number).into_bytes());
             // A row more at once for every period of an outage, but not without end.

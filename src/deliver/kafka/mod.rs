@@ -45,6 +45,8 @@ pub const SCHEMA: &str = "qadf-edge/1";
 
 /// One call to the broker takes at most this; a transaction consists of three.
 const CALL_WITHIN: Duration = Duration::from_secs(8);
+/// From one look at what is still under way to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// After this the broker aborts a transaction that nobody ends, so that readers do not wait for a dead producer for long.
 const TRANSACTION_TIMEOUT_MS: &str = "15000";
 
@@ -196,14 +198,15 @@ impl Link {
         }
     }
 
-    /// Waits for the broker's word on every record. The library's own flush looks only every 100 ms.
+    /// Waits for the broker's word on every record. The library's own flush looks only every 100 ms, and its poll, asked to wait for a
+    /// millisecond, keeps a processor busy all the time, which a server on the same machine misses; the producer's own thread polls anyway.
     fn flush(&self) -> Result<(), SinkError> {
         let deadline = Instant::now() + CALL_WITHIN;
         while self.producer.in_flight_count() > 0 {
             if Instant::now() > deadline {
                 return Err(SinkError::Retry("Kafka: no word on some records in time".to_owned()));
             }
-            self.producer.poll(Duration::from_millis(1));
+            thread::sleep(LOOK_EVERY);
         }
         self.producer.context().take().map_or(Ok(()), |error| Err(fate(&error)))
     }
@@ -221,14 +224,14 @@ impl Link {
 
     fn send_all(&self, parcel: &Parcel) -> Result<Vec<Refused>, SinkError> {
         let mut refused = Vec::new();
-        let mut value = Vec::new();
+        let (mut value, mut ids) = (Vec::new(), self.identity.row_ids());
         for (lot_index, lot) in parcel.rows.iter().enumerate() {
             let writer = RowWriter::new(&self.identity.appliance, &lot.batch, lot.historical);
             for row in 0..lot.batch.rows() {
-                let id = self.identity.row_id(crate::model::Seq(lot.batch.first_seq.0 + row as u64));
                 value.clear();
                 writer.write(row, &mut value);
-                let sent = self.produce(lot.batch.stream.id.as_bytes(), &value, &id, "row");
+                let id = ids.of(crate::model::Seq(lot.batch.first_seq.0 + row as u64));
+                let sent = self.produce(lot.batch.stream.id.as_bytes(), &value, id, "row");
                 keep_refused(sent, Item::Row { lot: lot_index, row }, &mut refused)?;
             }
         }
@@ -293,6 +296,8 @@ fn producer(settings: &Settings, name: &str, identity: &Identity) -> Result<Thre
     set("queue.buffering.max.messages", "100000");
     set("queue.buffering.max.kbytes", "65536");
     set("message.timeout.ms", &call_ms);
+    // What arrived needs no report: that nothing is under way any more says so.
+    set("delivery.report.only.error", "true");
     match settings.delivery {
         Delivery::AtMostOnce => {
             set("acks", "0");

@@ -16,6 +16,7 @@ mod config;
 mod exact;
 mod network;
 mod pump;
+mod silence;
 mod wire;
 
 use std::sync::Arc;

@@ -13,9 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use rumqttc::{TlsConfiguration, Transport, v5};
+use rumqttc::{Outgoing, TlsConfiguration, Transport, v5};
+use tokio::time::Instant;
 
-use super::{MqttConfig, MqttProtocol, Qos, Subscription};
+use super::{MqttConfig, MqttProtocol, Qos, Subscription, silence::Silence};
 
 /// Requests (acknowledgements, subscriptions) that wait for the network.
 const REQUESTS_MAX: usize = 4096;
@@ -33,9 +34,23 @@ const SESSION_NEVER_EXPIRES: u32 = u32::MAX;
 const PACKET_IDS: std::ops::RangeInclusive<u16> = 1..=u16::MAX;
 
 /// A connection, or the attempt at one.
-pub(super) enum Wire {
+pub(super) struct Wire {
+    link: Link,
+    silence: Silence,
+}
+
+/// The library's side of it.
+enum Link {
     V4(Box<rumqttc::EventLoop>, rumqttc::AsyncClient),
     V5(Box<v5::EventLoop>, v5::AsyncClient),
+}
+
+/// What the library did.
+enum Event {
+    Incoming(Incoming),
+    /// The answer to a ping.
+    Answered,
+    Outgoing(rumqttc::Outgoing),
 }
 
 /// What came over the wire.
@@ -77,19 +92,71 @@ pub(super) enum Acknowledger {
 impl Wire {
     /// Connects with the first [`Self::next`].
     pub fn new(config: &MqttConfig) -> Result<Self, WireError> {
-        let transport = transport(config)?;
-        Ok(match config.protocol {
-            MqttProtocol::V4 => Self::v4(config, transport),
-            MqttProtocol::V5 => Self::v5(config, transport),
-        })
+        Self::pinging_every(KEEP_ALIVE, config)
     }
 
-    fn v4(config: &MqttConfig, transport: Transport) -> Self {
+    fn pinging_every(keep_alive: Duration, config: &MqttConfig) -> Result<Self, WireError> {
+        let transport = transport(config)?;
+        let link = match config.protocol {
+            MqttProtocol::V4 => Link::v4(config, transport, keep_alive),
+            MqttProtocol::V5 => Link::v5(config, transport, keep_alive),
+        };
+        Ok(Self { link, silence: Silence::default() })
+    }
+
+    /// The way to acknowledge what comes over this connection.
+    pub fn acknowledger(&self) -> Acknowledger {
+        match &self.link {
+            Link::V4(_, client) => Acknowledger::V4(client.clone()),
+            Link::V5(_, client) => Acknowledger::V5(client.clone()),
+        }
+    }
+
+    /// Drives the connection until something comes in. Connects first.
+    pub async fn next(&mut self) -> Result<Incoming, WireError> {
+        let event = self.link.next().await.map_err(|why| WireError { why })?;
+        match event {
+            Event::Incoming(incoming) => {
+                self.silence.heard(Instant::now());
+                return Ok(incoming);
+            }
+            Event::Answered => self.silence.answered(),
+            Event::Outgoing(Outgoing::Disconnect) => return Ok(Incoming::Left),
+            Event::Outgoing(Outgoing::PubAck(_) | Outgoing::PubRec(_)) => self.silence.acknowledged(),
+            Event::Outgoing(Outgoing::PingReq) => {
+                if self.silence.pinged(Instant::now()) {
+                    return Err(WireError { why: "the broker does not answer pings".to_owned() });
+                }
+                self.link.await_no_answer();
+            }
+            Event::Outgoing(_) => {}
+        }
+        Ok(Incoming::Other)
+    }
+
+    /// Asks for the subscriptions. Must not wait: nobody else drives the connection meanwhile.
+    pub fn subscribe(&self, subscriptions: &[Subscription]) -> Result<(), WireError> {
+        let refused = |error: String| WireError { why: format!("cannot subscribe: {error}") };
+        match &self.link {
+            Link::V4(_, client) => {
+                let filter = |one: &Subscription| rumqttc::SubscribeFilter::new(one.topic.clone(), qos_v4(one.qos));
+                client.try_subscribe_many(subscriptions.iter().map(filter)).map_err(|error| refused(error.to_string()))
+            }
+            Link::V5(_, client) => {
+                let filter = |one: &Subscription| v5::mqttbytes::v5::Filter::new(one.topic.clone(), qos_v5(one.qos));
+                client.try_subscribe_many(subscriptions.iter().map(filter)).map_err(|error| refused(error.to_string()))
+            }
+        }
+    }
+}
+
+impl Link {
+    fn v4(config: &MqttConfig, transport: Transport, keep_alive: Duration) -> Self {
         let mut options = rumqttc::MqttOptions::new(&config.client_id, &config.url.host, config.url.port);
         options.set_transport(transport);
         options.set_clean_session(false);
         options.set_manual_acks(true);
-        options.set_keep_alive(KEEP_ALIVE);
+        options.set_keep_alive(keep_alive);
         options.set_max_packet_size(super::PACKET_BYTES_MAX, super::PACKET_BYTES_MAX);
         if let Some((user, password)) = &config.credentials {
             options.set_credentials(user, password);
@@ -106,7 +173,7 @@ impl Wire {
         Self::V4(Box::new(events), client)
     }
 
-    fn v5(config: &MqttConfig, transport: Transport) -> Self {
+    fn v5(config: &MqttConfig, transport: Transport, keep_alive: Duration) -> Self {
         let mut options = v5::MqttOptions::new(&config.client_id, &config.url.host, config.url.port);
         options.set_transport(transport);
         options.set_clean_start(false);
@@ -114,7 +181,7 @@ impl Wire {
         options.set_receive_maximum(Some(RECEIVE_MAX));
         options.set_max_packet_size(u32::try_from(super::PACKET_BYTES_MAX).ok());
         options.set_manual_acks(true);
-        options.set_keep_alive(KEEP_ALIVE);
+        options.set_keep_alive(keep_alive);
         options.set_network_options(at_once());
         if let Some((user, password)) = &config.credentials {
             options.set_credentials(user, password);
@@ -129,44 +196,26 @@ impl Wire {
         Self::V5(Box::new(events), client)
     }
 
-    /// The way to acknowledge what comes over this connection.
-    pub fn acknowledger(&self) -> Acknowledger {
-        match self {
-            Self::V4(_, client) => Acknowledger::V4(client.clone()),
-            Self::V5(_, client) => Acknowledger::V5(client.clone()),
-        }
+    async fn next(&mut self) -> Result<Event, String> {
+        Ok(match self {
+            Self::V4(events, _) => match events.poll().await.map_err(|error| error.to_string())? {
+                rumqttc::Event::Incoming(rumqttc::Incoming::PingResp) => Event::Answered,
+                rumqttc::Event::Incoming(packet) => Event::Incoming(incoming_v4(packet)),
+                rumqttc::Event::Outgoing(outgoing) => Event::Outgoing(outgoing),
+            },
+            Self::V5(events, _) => match events.poll().await.map_err(|error| error.to_string())? {
+                v5::Event::Incoming(v5::Incoming::PingResp(_)) => Event::Answered,
+                v5::Event::Incoming(packet) => Event::Incoming(incoming_v5(packet)),
+                v5::Event::Outgoing(outgoing) => Event::Outgoing(outgoing),
+            },
+        })
     }
 
-    /// Drives the connection until something comes in. Connects first.
-    pub async fn next(&mut self) -> Result<Incoming, WireError> {
+    /// The library gives a broker until the next ping, however much it has to read; [`Silence`] decides instead.
+    fn await_no_answer(&mut self) {
         match self {
-            Self::V4(events, _) => match events.poll().await {
-                Ok(rumqttc::Event::Incoming(packet)) => Ok(incoming_v4(packet)),
-                Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => Ok(Incoming::Left),
-                Ok(rumqttc::Event::Outgoing(_)) => Ok(Incoming::Other),
-                Err(error) => Err(WireError { why: error.to_string() }),
-            },
-            Self::V5(events, _) => match events.poll().await {
-                Ok(v5::Event::Incoming(packet)) => Ok(incoming_v5(packet)),
-                Ok(v5::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => Ok(Incoming::Left),
-                Ok(v5::Event::Outgoing(_)) => Ok(Incoming::Other),
-                Err(error) => Err(WireError { why: error.to_string() }),
-            },
-        }
-    }
-
-    /// Asks for the subscriptions. Must not wait: nobody else drives the connection meanwhile.
-    pub fn subscribe(&self, subscriptions: &[Subscription]) -> Result<(), WireError> {
-        let refused = |error: String| WireError { why: format!("cannot subscribe: {error}") };
-        match self {
-            Self::V4(_, client) => {
-                let filter = |one: &Subscription| rumqttc::SubscribeFilter::new(one.topic.clone(), qos_v4(one.qos));
-                client.try_subscribe_many(subscriptions.iter().map(filter)).map_err(|error| refused(error.to_string()))
-            }
-            Self::V5(_, client) => {
-                let filter = |one: &Subscription| v5::mqttbytes::v5::Filter::new(one.topic.clone(), qos_v5(one.qos));
-                client.try_subscribe_many(subscriptions.iter().map(filter)).map_err(|error| refused(error.to_string()))
-            }
+            Self::V4(events, _) => events.state.await_pingresp = false,
+            Self::V5(events, _) => events.state.await_pingresp = false,
         }
     }
 }
@@ -306,4 +355,75 @@ fn transport(config: &MqttConfig) -> Result<Transport, WireError> {
         None => None,
     };
     Ok(Transport::tls_with_config(TlsConfiguration::Simple { ca: read(&ca_file)?, alpn: None, client_auth }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{Ipv4Addr, TcpListener},
+        thread,
+    };
+
+    use super::{super::MqttTls, *};
+
+    const MESSAGES: u16 = 100;
+
+    /// Brings messages and reads what comes; gives how many were acknowledged once it has seen three pings, without answering one.
+    fn broker(listener: &TcpListener) -> usize {
+        let (mut link, _) = listener.accept().unwrap();
+        let mut bytes = [0; 1];
+        let mut byte = || {
+            link.read_exact(&mut bytes).unwrap();
+            bytes[0]
+        };
+        // CONNECT, shorter than 128 bytes.
+        let length = [byte(), byte()][1];
+        (0..length).for_each(|_| drop(byte()));
+        let mut sent = vec![0x20, 2, 1, 0];
+        for packet in 1..=MESSAGES {
+            // PUBLISH at QoS 1 to `t`, without payload.
+            sent.extend([0x32, 5, 0, 1, b't', packet.to_be_bytes()[0], packet.to_be_bytes()[1]]);
+        }
+        link.write_all(&sent).unwrap();
+        let (mut acknowledged, mut pings) = (0, 0);
+        while pings < 3 {
+            let mut head = [0; 2];
+            link.read_exact(&mut head).unwrap();
+            let mut rest = vec![0; usize::from(head[1])];
+            link.read_exact(&mut rest).unwrap();
+            match head[0] {
+                0x40 => acknowledged += 1,
+                0xc0 => pings += 1,
+                other => panic!("a client says {other:x}"),
+            }
+        }
+        acknowledged
+    }
+
+    #[tokio::test]
+    async fn a_broker_with_acknowledgements_to_read_may_be_late_with_its_answer() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let config = MqttConfig {
+            url: format!("mqtt://127.0.0.1:{}", listener.local_addr().unwrap().port()).parse().unwrap(),
+            client_id: "slow".into(),
+            protocol: MqttProtocol::V4,
+            credentials: None,
+            tls: MqttTls::default(),
+            subscriptions: Vec::new(),
+        };
+        let broker = thread::spawn(move || broker(&listener));
+        let mut wire = Wire::pinging_every(Duration::from_secs(1), &config).ok().unwrap();
+        let acknowledger = wire.acknowledger();
+        while !broker.is_finished() {
+            let incoming = tokio::time::timeout(Duration::from_millis(100), wire.next()).await;
+            match incoming.map(|incoming| incoming.map_err(|error| error.why)) {
+                Ok(Ok(Incoming::Message(message))) => assert!(acknowledger.try_acknowledge(message.qos, message.packet_id)),
+                Ok(Ok(_)) | Err(_) => {}
+                // The broker hangs up when it has seen enough.
+                Ok(Err(why)) => assert!(broker.is_finished() || why.contains("closed"), "{why}"),
+            }
+        }
+        assert_eq!(broker.join().unwrap(), usize::from(MESSAGES));
+    }
 }
