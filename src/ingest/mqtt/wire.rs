@@ -379,7 +379,9 @@ mod tests {
         };
         // CONNECT, shorter than 128 bytes.
         let length = [byte(), byte()][1];
-        (0..length).for_each(|_| drop(byte()));
+        (0..length).for_each(|_| {
+            byte();
+        });
         let mut sent = vec![0x20, 2, 1, 0];
         for packet in 1..=MESSAGES {
             // PUBLISH at QoS 1 to `t`, without payload.
