@@ -83,10 +83,11 @@ pub fn take_integers(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<i64>, 
     }
 }
 
-/// Writes the differences of `order` that belong to `block` of `values`; `at` is the place of its first one, at least `order`.
+/// The differences of `order` at the places `block` of `values`, of which the first is at least `order`; written to `room` if need be.
 fn differences<'a>(values: &'a [i64], order: usize, block: Range<usize>, room: &'a mut [i64; BLOCK]) -> &'a [i64] {
-    let now = &values[block.clone()];
-    let before = |by: usize| &values[block.start - by..block.end - by];
+    let (start, end) = (block.start, block.end);
+    let now = &values[block];
+    let before = |by: usize| &values[start - by..end - by];
     match order {
         0 => return now,
         1 => room.iter_mut().zip(now.iter().zip(before(1))).for_each(|(room, (now, last))| *room = now.wrapping_sub(*last)),
