@@ -39,7 +39,7 @@ impl FarEnd for Kafka {
             "[sinks.far]\ntype = \"kafka\"\nbrokers = [\"{url}\"]\ntopic = \"far\"\ndelivery = \"{delivery}\"\n[sinks.far.options]\n"
         );
         for (key, value) in options() {
-            text.extend(["\"", key, "\" = \"", value, "\"\n"]);
+            text.extend(["\"", &key, "\" = \"", &value, "\"\n"]);
         }
         text
     }
