@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 use std::{
+    cell::RefCell,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -324,13 +325,16 @@ impl Appliance {
         panic!("not within {PATIENCE:?}: {what}\n{}", brief(&last))
     }
 
-    /// Waits until every sink has everything that came in.
+    /// Waits until every sink has everything that came in before.
     pub fn until_delivered(&self) -> Value {
-        // Two looks: rows on their way in at the first are in the second.
-        let first = self.status()["store"]["rows"].as_u64();
+        // The status is a snapshot, and the first ones may have been begun before the last rows came in; the one after the next was not.
+        let seen = RefCell::new((self.status()["time"].clone(), 0));
         self.until("every sink has everything", |status| {
-            status["store"]["rows"].as_u64() >= first
-                && list(status, "sinks").iter().all(|sink| sink["rows"]["buffered"] == 0 && sink["results_buffered"] == 0)
+            let (last, later) = &mut *seen.borrow_mut();
+            if *last != status["time"] {
+                (*last, *later) = (status["time"].clone(), *later + 1);
+            }
+            *later >= 2 && list(status, "sinks").iter().all(|sink| sink["rows"]["buffered"] == 0 && sink["results_buffered"] == 0)
         })
     }
 
