@@ -151,7 +151,10 @@ impl Fold {
             } else if self.checkpointed.0 < self.record && self.is_due() {
                 self.checkpoint()?;
             }
-            self.tick();
+            let stop = *locked(&self.shared.stop_after);
+            if stop.is_none() {
+                self.tick();
+            }
             let next = locked(&self.shared.next_engine).take();
             if let Some(NextEngine { config, reply }) = next {
                 // Gone only if the appliance is.
@@ -166,8 +169,9 @@ impl Fold {
             if self.published.elapsed() >= INTERVAL {
                 self.publish();
             }
-            let stop = *locked(&self.shared.stop_after);
-            if stop.is_some_and(|last| self.record.0 >= last) {
+            // A tick that is under way comes before the end too, so that the last checkpoint leaves nothing to be gone over again.
+            let ticks = self.tick_sent.is_some_and(|sent| sent.elapsed() < TICK_AGAIN);
+            if stop.is_some_and(|last| self.record.0 >= last) && !ticks {
                 self.commit_and_wait()?;
                 self.publish();
                 return Ok(());
