@@ -170,8 +170,7 @@ impl Fold {
                 self.publish();
             }
             // A tick that is under way comes before the end too, so that the last checkpoint leaves nothing to be gone over again.
-            let ticks = self.tick_sent.is_some_and(|sent| sent.elapsed() < TICK_AGAIN);
-            if stop.is_some_and(|last| self.record.0 >= last) && !ticks {
+            if stop.is_some_and(|last| self.record.0 >= last) && !self.tick_is_under_way() {
                 self.commit_and_wait()?;
                 self.publish();
                 return Ok(());
@@ -292,8 +291,13 @@ impl Fold {
         }
     }
 
+    /// Unless one was sent so long ago that it is taken for lost.
+    fn tick_is_under_way(&self) -> bool {
+        self.tick_sent.is_some_and(|sent| sent.elapsed() < TICK_AGAIN)
+    }
+
     fn tick(&mut self) {
-        if self.tick_sent.is_some_and(|sent| sent.elapsed() < TICK_AGAIN) {
+        if self.tick_is_under_way() {
             return;
         }
         let time = now();

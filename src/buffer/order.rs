@@ -10,6 +10,8 @@
 
 use std::ops::Range;
 
+use crate::model::time_bounds;
+
 /// Slots in a block, and blocks in the next larger one.
 const BLOCK: usize = 64;
 
@@ -107,10 +109,6 @@ fn around(left: (i64, i64), right: (i64, i64)) -> (i64, i64) {
     (left.0.min(right.0), left.1.max(right.1))
 }
 
-fn bounds_of(times: &[i64]) -> (i64, i64) {
-    times.iter().fold((i64::MAX, i64::MIN), |bounds, time| around(bounds, (*time, *time)))
-}
-
 fn descents(times: &[i64]) -> usize {
     times.windows(2).filter(|pair| pair[1] < pair[0]).count()
 }
@@ -138,7 +136,7 @@ impl Blocks {
         }
         let (mut first, mut last) = (slots.start / BLOCK, (slots.end - 1) / BLOCK);
         for (block, bounds) in self.levels[0].iter_mut().enumerate().take(last + 1).skip(first) {
-            *bounds = bounds_of(&cells[block * BLOCK..cells.len().min((block + 1) * BLOCK)]);
+            *bounds = time_bounds(cells[block * BLOCK..cells.len().min((block + 1) * BLOCK)].iter().copied());
         }
         for level in 1..self.levels.len() {
             (first, last) = (first / BLOCK, last / BLOCK);
@@ -182,7 +180,7 @@ impl Blocks {
         while slot < slots.end {
             let (until, here) = self.at(slot, slots.end).next().unwrap_or_else(|| {
                 let until = slots.end.min((slot / BLOCK + 1) * BLOCK);
-                (until, bounds_of(&cells[slot..until]))
+                (until, time_bounds(cells[slot..until].iter().copied()))
             });
             (slot, bounds) = (until, around(bounds, here));
         }
@@ -230,7 +228,7 @@ mod tests {
                     assert!(found.is_none_or(|found| found == wanted));
                 }
                 let bounds = order.bounds(time.cells(), first % capacity, held.len());
-                assert!(bounds.is_none_or(|bounds| bounds == bounds_of(held)));
+                assert!(bounds.is_none_or(|bounds| bounds == time_bounds(held.iter().copied())));
             }
             assert!(was_out_of_order > 10 || capacity == 1, "{capacity}: {was_out_of_order}");
         }

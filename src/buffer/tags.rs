@@ -60,17 +60,13 @@ impl Tags {
     fn know(&mut self, names: &[Arc<str>]) {
         self.known.truncate(names.len());
         for (place, name) in names.iter().enumerate() {
-            match self.known.get(place) {
-                Some((known, _)) if Arc::ptr_eq(known, name) => {}
-                known => {
-                    let is_new = known.is_none();
-                    let entry = (Arc::clone(name), self.intern(name));
-                    if is_new {
-                        self.known.push(entry);
-                    } else {
-                        self.known[place] = entry;
-                    }
-                }
+            if self.known.get(place).is_some_and(|(known, _)| Arc::ptr_eq(known, name)) {
+                continue;
+            }
+            let entry = (Arc::clone(name), self.intern(name));
+            match self.known.get_mut(place) {
+                Some(known) => *known = entry,
+                None => self.known.push(entry),
             }
         }
     }

@@ -88,8 +88,8 @@ pub struct CapturedWindows {
 
 impl CapturedWindows {
     /// What a checkpoint keeps: that of one operator, whatever the number of shards.
-    pub fn state(self) -> Option<WindowState> {
-        self.shards.into_iter().map(CapturedShard::state).reduce(WindowState::with)
+    pub fn state(self) -> WindowState {
+        self.shards.into_iter().map(CapturedShard::state).reduce(WindowState::with).unwrap_or_default()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::model::{Batch, Output, Seq, Timestamp};
+use crate::model::{Batch, Output, Seq, Timestamp, time_bounds};
 
 /// The watermark along one batch as it came in.
 #[derive(Debug, Clone, Default)]
@@ -148,14 +148,9 @@ pub fn drive_some<T: TimedRows>(
 /// The earliest and the latest time of all rows.
 fn bounds_of(times: &[i64], some: Option<&[u32]>) -> (i64, i64) {
     match some {
-        Some(some) => bounds(some.iter().map(|row| times[*row as usize])),
-        None => bounds(times.iter().copied()),
+        Some(some) => time_bounds(some.iter().map(|row| times[*row as usize])),
+        None => time_bounds(times.iter().copied()),
     }
-}
-
-/// The earliest and the latest of `times`; the ends of time the wrong way round if there are none.
-pub fn bounds(times: impl Iterator<Item = i64>) -> (i64, i64) {
-    times.fold((i64::MAX, i64::MIN), |(earliest, latest), time| (earliest.min(time), latest.max(time)))
 }
 
 /// The earliest time from each row on; the last entry, after all rows, is the end of time.

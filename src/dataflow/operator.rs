@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     Accumulation, WindowConfig, WindowError,
     captured::{CapturedKey, CapturedShard, KeyState, WindowState},
-    drive::{self, Rows, TimedRows},
+    drive::{Rows, TimedRows},
     keys::{KeyMemo, KeyTable, KeyTexts},
     lanes::Plan,
     maker::Maker,
@@ -21,7 +21,7 @@ use super::{
     session::Sessions,
     slices::{Slice, Slices},
 };
-use crate::model::{Batch, Flags, Key, Output, Seq, Stream, Timestamp};
+use crate::model::{Batch, Flags, Key, Output, Seq, Stream, Timestamp, time_bounds};
 
 /// A window that is open, for people.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -176,7 +176,7 @@ impl WindowOperator {
         let (ended, freed) = (slices.ended(self.watermark), self.freed(slices));
         // Where nothing needs to be known of single rows, those of one slice go in together.
         let together = batch.flags.is_none() && !self.apart;
-        let bounds = || bounds.unwrap_or_else(|| drive::bounds(rows.clone().map(|row| batch.time[row])));
+        let bounds = || bounds.unwrap_or_else(|| time_bounds(rows.clone().map(|row| batch.time[row])));
         if let Some(slice) = together.then(bounds).and_then(|bounds| only_slice(slices, bounds, ended)) {
             self.pending.0.extend(rows.map(|row| row as u32));
             self.memo.numbers(batch, &self.pending.0, &mut self.keys, &mut self.pending.1);

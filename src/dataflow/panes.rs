@@ -245,12 +245,6 @@ impl Panes {
         gone
     }
 
-    /// The panes of `key`: slice and rows.
-    pub fn of(&self, key: u32) -> impl Iterator<Item = (i64, Pane)> {
-        let panes = self.lines.get(key as usize).map(|line| line.panes.iter()).into_iter().flatten();
-        panes.map(|(slice, place)| (*slice, self.lanes.get(*place)))
-    }
-
     /// The slices in which `key` has rows, and where the panes are.
     pub fn places_of(&self, key: u32) -> impl Iterator<Item = (i64, u32)> {
         self.lines.get(key as usize).map(|line| line.panes.iter().copied()).into_iter().flatten()
@@ -263,8 +257,7 @@ impl Panes {
 
     /// The slices in which `key` has rows.
     pub fn slices_of(&self, key: u32) -> impl Iterator<Item = i64> {
-        let panes = self.lines.get(key as usize).map(|line| line.panes.iter()).into_iter().flatten();
-        panes.map(|(slice, _)| *slice)
+        self.places_of(key).map(|(slice, _)| slice)
     }
 
     /// Puts a pane of `key` into `slice`.

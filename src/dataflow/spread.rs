@@ -336,8 +336,7 @@ impl SpreadWindows {
 
     /// What a checkpoint keeps: that of one operator, whatever the number of shards.
     pub fn snapshot(&self) -> WindowState {
-        let states = self.of_each(WindowOperator::snapshot).into_iter();
-        states.reduce(WindowState::with).unwrap_or_default()
+        self.capture().state()
     }
 
     /// Goes on from a checkpoint, in shards that have seen nothing.

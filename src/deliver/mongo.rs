@@ -218,16 +218,12 @@ fn row_document(
         }
     }
     let flags = batch.flags(row);
-    let marks = [
-        (flags.has(Flags::ARRIVAL_TIME), cstr!("arrival_time")),
-        (flags.has(Flags::FUTURE), cstr!("future")),
-        (flags.has(Flags::FLAGGED), cstr!("flagged")),
-        (flags.has(Flags::REBASED), cstr!("rebased")),
-        (flags.has(Flags::CLOCK_UNSET), cstr!("clock_unset")),
-        (lot.historical, cstr!("historical")),
-    ];
-    for (_, name) in marks.into_iter().filter(|(set, _)| *set) {
+    for (_, name) in Flags::NAMED.into_iter().filter(|(flag, _)| flags.has(*flag)) {
+        let name: &CStr = name.try_into()?;
         document.append(name, true);
+    }
+    if lot.historical {
+        document.append(cstr!("historical"), true);
     }
     Ok(document)
 }

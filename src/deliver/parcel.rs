@@ -37,7 +37,7 @@ pub struct Identity {
 impl Identity {
     /// The id of row `seq`: `{appliance}-{store, 16 hex digits}-{seq}`.
     pub fn row_id(&self, seq: Seq) -> String {
-        format!("{}-{:016x}-{}", self.appliance, self.store, seq.0)
+        self.row_ids().of(seq).to_owned()
     }
 
     /// The ids of many rows, in one buffer.

@@ -78,17 +78,8 @@ impl<'a> RowWriter<'a> {
 
     fn write_flags(&self, row: usize, out: &mut Vec<u8>) {
         let flags = self.batch.flags(row);
-        let words: [(Flags, &[u8]); 5] = [
-            (Flags::ARRIVAL_TIME, b",\"arrival_time\":true"),
-            (Flags::FUTURE, b",\"future\":true"),
-            (Flags::FLAGGED, b",\"flagged\":true"),
-            (Flags::REBASED, b",\"rebased\":true"),
-            (Flags::CLOCK_UNSET, b",\"clock_unset\":true"),
-        ];
-        for (flag, word) in words {
-            if flags.has(flag) {
-                out.extend_from_slice(word);
-            }
+        for (_, name) in Flags::NAMED.into_iter().filter(|(flag, _)| flags.has(*flag)) {
+            write_into(out, format_args!(",\"{name}\":true"));
         }
     }
 }

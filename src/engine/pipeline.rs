@@ -235,7 +235,7 @@ impl Pipeline {
             Cow::Borrowed(_) => Arc::clone(batch),
             Cow::Owned(gated) => Arc::new(gated),
         };
-        let (gated, shared, shared_places) = (&*gated, &gated, rows.map(Arc::new));
+        let shared_places = rows.map(Arc::new);
         let places = shared_places.as_ref().map(|places| &places[..]);
         let meter = &mut self.meter;
         let mut deferred = (self.windows.iter().any(SpreadWindows::is_spread)).then(|| Deferred {
@@ -245,30 +245,30 @@ impl Pipeline {
         });
         for (place, window) in (meter.first("window")..).zip(&mut self.windows) {
             meter.measure(place, gated.rows(), &mut out, |out| match &deferred {
-                Some(_) => window.begin(shared, shared_places.as_ref(), flow),
-                None => window.drive(shared, shared_places.as_ref(), flow, out),
+                Some(_) => window.begin(&gated, shared_places.as_ref(), flow),
+                None => window.drive(&gated, shared_places.as_ref(), flow, out),
             });
         }
         for (place, (join, right)) in (meter.first("join")..).zip(self.joins.iter_mut().zip(rights)) {
-            meter.measure(place, gated.rows(), &mut out, |out| drive(&mut Join::left(join, *right), gated, places, flow, out));
+            meter.measure(place, gated.rows(), &mut out, |out| drive(&mut Join::left(join, *right), &gated, places, flow, out));
         }
         for (place, pattern) in (meter.first("pattern")..).zip(&mut self.patterns) {
             let (lap, failed) = (meter.lap(out.len()), pattern.counters().errors);
-            drive(&mut Pattern(pattern), gated, places, flow, &mut out);
+            drive(&mut Pattern(pattern), &gated, places, flow, &mut out);
             meter.done(place, lap, gated.rows(), out.len(), pattern.counters().errors - failed);
         }
         for (place, chart) in (meter.first("chart")..).zip(&mut self.charts) {
             meter.measure(place, gated.rows(), &mut out, |out| {
-                chart.push(gated, 0..gated.rows(), chart_emit(emit), out);
+                chart.push(&gated, 0..gated.rows(), chart_emit(emit), out);
                 alarms.onsets(&self.id, chart.drain_onsets(), out);
             });
         }
         for (place, threshold) in (meter.first("threshold")..).zip(&mut self.thresholds) {
-            meter.measure(place, gated.rows(), &mut out, |out| threshold.push(&self.id, gated, &mut alarms.book, out));
+            meter.measure(place, gated.rows(), &mut out, |out| threshold.push(&self.id, &gated, &mut alarms.book, out));
         }
         for (place, lane) in (meter.first("voxels")..).zip(&mut self.grids) {
             meter.measure(place, gated.rows(), &mut out, |out| {
-                out.extend(lane.fill(&self.id, (gated, places), batch, emit));
+                out.extend(lane.fill(&self.id, (&gated, places), batch, emit));
                 lane.advance(Timestamp(flow.last()));
             });
         }

@@ -144,7 +144,7 @@ impl Captured {
         }));
         parts.push(("engine".into(), Some(pack("engine", &self.engine)?)));
         for CapturedPipeline { name, mut states, windows, charts } in self.pipelines {
-            states.windows.extend(windows.into_iter().filter_map(|(id, captured)| Some((id, captured.state()?))));
+            states.windows.extend(windows.into_iter().map(|(id, captured)| (id, captured.state())));
             for (id, chart) in charts {
                 states.charts.insert(id, pack(&name, &chart)?);
             }

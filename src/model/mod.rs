@@ -24,4 +24,4 @@ pub use output::{
     Severity, SpcPoint, Spread, VoxelState, VoxelUpdate, WindowResult,
 };
 pub use stream::{MissingTime, Signal, Stream, TimeUnit};
-pub use time::{ParseTimeError, Timestamp};
+pub use time::{ParseTimeError, Timestamp, time_bounds};

@@ -43,6 +43,11 @@ impl Timestamp {
     }
 }
 
+/// The earliest and the latest of `times`; the ends of time the wrong way round if there are none.
+pub fn time_bounds(times: impl IntoIterator<Item = i64>) -> (i64, i64) {
+    times.into_iter().fold((i64::MAX, i64::MIN), |(earliest, latest), time| (earliest.min(time), latest.max(time)))
+}
+
 /// A text that is no RFC 3339 instant between 1677 and 2262.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a time: write RFC 3339 such as 2026-01-31T12:00:00.5Z, or integer nanoseconds since 1970")]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::encoding::encode_batch;
 use super::error::StoreError;
-use crate::model::{Batch, Input, Seq, Timestamp};
+use crate::model::{Batch, Input, Seq, Timestamp, time_bounds};
 
 /// The number of a record of the inbox, from 1 without gaps: a batch, a watermark or a tick. Rows have a [`Seq`] besides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -225,7 +225,7 @@ pub(super) struct Encoded {
 
 impl Encoded {
     pub fn of(batch: &Batch) -> Self {
-        let times = batch.time.iter().fold((i64::MAX, i64::MIN), |(min, max), time| (min.min(*time), max.max(*time)));
+        let times = time_bounds(batch.time.iter().copied());
         Self { body: encode_batch(batch), times }
     }
 }

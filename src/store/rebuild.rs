@@ -21,7 +21,7 @@ use super::loss::Loss;
 use super::schema::{meta, set_meta};
 use super::settle;
 use super::tables::{NewRecord, insert_record};
-use crate::model::{Input, Seq, Timestamp};
+use crate::model::{Input, Seq, Timestamp, time_bounds};
 
 /// Numbers that are left out when it is not known which had been given: more than any store can hold beyond its last whole page.
 pub const SKIP: u64 = 1_000_000_000;
@@ -253,7 +253,7 @@ impl<'a> Rebuild<'a> {
         }
         if let Input::Batch(batch) = &input {
             new.arrival = batch.arrival.0;
-            let times = batch.time.iter().fold((i64::MAX, i64::MIN), |(min, max), time| (min.min(*time), max.max(*time)));
+            let times = time_bounds(batch.time.iter().copied());
             new.rows = batch.rows() as u64;
             new.stream = Some(self.number_of(&batch.stream.id)?);
             new.times = Some(times);
