@@ -62,6 +62,24 @@ impl Drop for Mounted {
     }
 }
 
+/// Rows that are posted go to a file beside the store; where it is.
+fn configure(site: &Site) -> PathBuf {
+    let lines = site.folder().join("lines.jsonl");
+    site.configure(&format!(
+        "[streams.posted]\nsignals = {{ n = \"1\" }}\n[sinks.lines]\ntype = \"file\"\npath = \"{}\"\n",
+        lines.display()
+    ));
+    lines
+}
+
+/// Has a shell do `script`, of which `"$0" "$@"` is the command as it was.
+fn through_shell(command: &mut Command, script: &str) {
+    let program = command.get_program().to_owned();
+    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    *command = Command::new("sh");
+    command.args(["-c", script]).arg(program).args(arguments).env_remove("QADF_LOG").env_remove("NOTIFY_SOCKET");
+}
+
 /// A row; 202 once it is on disk.
 fn post(appliance: &Appliance, number: u64) -> u16 {
     let row = format!("[{{\"time\":{number},\"n\":{number},\"device\":\"d\",\"boot\":1,\"seq\":{number}}}]");
@@ -83,10 +101,7 @@ fn a_full_disk_is_said_costs_no_acknowledged_row_and_heals() {
     };
     let site = Site::new("full");
     fs::create_dir_all(site.data_dir()).expect("the folder is ours");
-    site.configure(&format!(
-        "[streams.posted]\nsignals = {{ n = \"1\" }}\n[sinks.lines]\ntype = \"file\"\npath = \"{}\"\n",
-        site.folder().join("lines.jsonl").display()
-    ));
+    let lines = configure(&site);
     let _mounted = (how == Mount::Root).then(|| Mounted(site.data_dir()));
     let appliance = site.start_with(|command| {
         let program = qadf_edge(&[]).get_program().to_owned();
@@ -131,7 +146,7 @@ fn a_full_disk_is_said_costs_no_acknowledged_row_and_heals() {
     appliance.until("it has healed", |status| !problems(status).contains("store: "));
 
     // Every acknowledged row, once, in order; the file is on a disk that has room.
-    let lines = fs::read_to_string(site.folder().join("lines.jsonl")).expect("the sink has made it");
+    let lines = fs::read_to_string(lines).expect("the sink has made it");
     let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let numbers: Vec<u64> = rows.filter_map(|row| row["n"].as_f64()).map(|number| number as u64).collect();
     assert_eq!(numbers, (1..=acknowledged).collect::<Vec<_>>());
@@ -143,19 +158,12 @@ fn a_full_disk_is_said_costs_no_acknowledged_row_and_heals() {
 #[test]
 fn a_log_that_cannot_be_written_ends_nothing() {
     let site = Site::new("unlogged");
-    let lines = site.folder().join("lines.jsonl");
-    site.configure(&format!(
-        "[streams.posted]\nsignals = {{ n = \"1\" }}\n[sinks.lines]\ntype = \"file\"\npath = \"{}\"\n",
-        lines.display()
-    ));
+    let lines = configure(&site);
     // The sink has something to say at each attempt, until its file can be made.
     fs::create_dir(&lines).expect("the folder is there");
     let mut appliance = site.start_with(|command| {
-        let program = command.get_program().to_owned();
-        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        *command = Command::new("sh");
-        command.args(["-c", "exec \"$0\" \"$@\" 2>/dev/full"]).arg(program).args(arguments);
-        command.env("QADF_LOG", "debug").env_remove("NOTIFY_SOCKET");
+        through_shell(command, "exec \"$0\" \"$@\" 2>/dev/full");
+        command.env("QADF_LOG", "debug");
     });
     assert_eq!(post(&appliance, 1), 202);
     appliance.until("the sink has failed", |status| entry(status, "sinks", "lines")["retries"].as_u64() > Some(0));
@@ -175,17 +183,10 @@ fn limit_files(appliance: &Appliance, bytes: Option<u64>) {
 #[test]
 fn files_that_may_not_grow_are_said_cost_no_acknowledged_row_and_heal() {
     let site = Site::new("limited");
-    site.configure(&format!(
-        "[streams.posted]\nsignals = {{ n = \"1\" }}\n[sinks.lines]\ntype = \"file\"\npath = \"{}\"\n",
-        site.folder().join("lines.jsonl").display()
-    ));
+    configure(&site);
     let appliance = site.start_with(|command| {
-        let program = command.get_program().to_owned();
-        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        *command = Command::new("sh");
         // An ignored signal stays ignored over exec: the write is refused, and nobody is killed.
-        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(program).args(arguments);
-        command.env_remove("QADF_LOG").env_remove("NOTIFY_SOCKET");
+        through_shell(command, "trap '' XFSZ; exec \"$0\" \"$@\"");
     });
     let mut acknowledged = 0;
     let mut send = |appliance: &Appliance| {
