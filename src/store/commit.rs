@@ -35,8 +35,9 @@ use super::tables::{self, NewRecord, insert_dead_letter, insert_output, insert_r
 use super::waiting::Waiting;
 use crate::model::{Batch, Input, Seq};
 
-/// Bytes that share a commit: enough to drown the cost of a sync, little enough to be written in a few milliseconds.
-const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Bytes in memory that share a commit: enough to drown the cost of a sync, little enough (encoded 1 MB or less) to be written in a few
+/// milliseconds.
+const GROUP_BYTES_MAX: usize = 16 << 20;
 /// Commands that share a commit.
 const GROUP_COMMANDS_MAX: usize = 4_096;
 /// How long the thread sleeps when there is nothing to do but look at ages.

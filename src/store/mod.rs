@@ -117,7 +117,8 @@ pub struct StoreConfig {
     pub max_age_ns: i64,
     /// What goes when the budget is full of rows that some sink still needs.
     pub when_full: WhenFull,
-    /// Of a new file: small for small commits (less wear of the flash), large for bulk. A power of two, 512 to 65,536.
+    /// Of a new file: small for small commits (less wear of the flash), large for bulk; records of 1,000 rows, 2 to 4 KB, fill pages of
+    /// 8 KiB and leave those of 4 KiB a third empty. A power of two, 512 to 65,536.
     pub page_bytes: u32,
     /// Rows that wait to be committed, bytes in memory.
     pub queue_bytes: usize,
@@ -133,7 +134,7 @@ impl Default for StoreConfig {
             max_bytes: 20_000_000_000,
             max_age_ns: 30 * 86_400 * 1_000_000_000,
             when_full: WhenFull::default(),
-            page_bytes: 4_096,
+            page_bytes: 8_192,
             queue_bytes: 64 << 20,
             feed_inputs: 1_024,
             clocks: Clocks::default(),
@@ -360,19 +361,32 @@ fn recover(connection: &rusqlite::Connection, state: &State) -> Result<Recovered
     recovered.resume_after = recovered.checkpoint.as_ref().map_or(RecordNo(0), |checkpoint| checkpoint.position);
     recovered.refused_through = RecordNo(schema::meta(connection, "refused_through")?.max(0) as u64);
     let oldest: Option<i64> = connection.query_row("SELECT min(record) FROM inbox", [], |row| row.get(0))?;
-    let first = recovered.resume_after.0.max(oldest.map_or(0, |oldest| oldest as u64 - 1));
+    let before = match oldest.unwrap_or(1) {
+        oldest @ 1.. => oldest as u64 - 1,
+        wrong => return Err(StoreError::Corrupt(format!("a record has the number {wrong}"))),
+    };
+    let first = recovered.resume_after.0.max(before);
     recovered.to_replay = (state.next_record - 1).saturating_sub(first);
     Ok(recovered)
 }
 
 /// Moves the log into the file whenever something was committed, beside the writer, so that no commit has to.
 fn move_log(connection: &rusqlite::Connection, woken: &Receiver<()>, shared: &Shared) {
+    let (mut moved_before, mut behind) = (0, false);
     while woken.recv().is_ok() {
-        // Moving less often moves a page that changes in every commit only once.
-        thread::sleep(LOG_INTERVAL);
-        let moved = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1));
-        match moved.map_err(StoreError::from) {
-            Ok(pages) => shared.live().counters.bytes_log = pages.max(0) as u64 * page_bytes(connection),
+        if !behind {
+            // Moving less often moves a page that changes in every commit only once.
+            thread::sleep(LOG_INTERVAL);
+        }
+        let log = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)));
+        match log.map_err(StoreError::from) {
+            Ok((pages, moved)) => {
+                let bytes = |pages: i64| pages.max(0) as u64 * page_bytes(connection);
+                // The count starts again whenever the log does.
+                behind = bytes(if moved < moved_before { moved } else { moved - moved_before }) > MOVED_BYTES_MAX;
+                moved_before = moved;
+                shared.live().counters.bytes_log = bytes(pages);
+            }
             Err(error @ StoreError::Fatal(_)) => {
                 shared.queue.close(error.clone());
                 shared.fatal(error);
@@ -386,6 +400,8 @@ fn move_log(connection: &rusqlite::Connection, woken: &Receiver<()>, shared: &Sh
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
+/// After more than this was moved at once, the next is not waited for: a log that gets away has to be moved by a commit.
+const MOVED_BYTES_MAX: u64 = 512 << 10;
 /// See [`move_log`].
 const LOG_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -341,6 +341,21 @@ fn with_the_settings_of_production_damage_costs_its_rows_and_nothing_else() {
     assert!(zeros.iter().all(|survived| survived.rows_lost <= 65_536 + 20_000), "{zeros:?}");
 }
 
+#[test]
+fn a_record_whose_number_cannot_be_is_salvaged_and_the_others_stay() {
+    let image = image(StoreConfig::default(), &[300; 4], End::Closed);
+    for number in [0, -7] {
+        let dir = write(&image);
+        let connection = rusqlite::Connection::open(dir.path().join("store.db")).unwrap();
+        connection.execute("UPDATE inbox SET record = ?1 WHERE record = 1", [number]).unwrap();
+        drop(connection);
+        let (store, recovered) = Store::open(dir.path(), image.config.clone()).unwrap();
+        let page = store.reader().unwrap().rows_after(seq(0), 2_000, None).unwrap();
+        let rows: usize = page.batches.iter().map(|batch| batch.rows()).sum();
+        assert!(recovered.loss.is_some() && rows >= 900, "{rows} rows, {:?}", recovered.loss);
+    }
+}
+
 /// The bytes of the store's file, changed by `change`.
 fn changed(image: &Image, change: impl FnOnce(&mut Vec<u8>)) -> TempDir {
     let dir = write(image);
