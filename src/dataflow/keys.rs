@@ -14,8 +14,8 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::model::{Batch, Key, NO_TAG, TagColumn};
 
-/// The texts of the grouping tags of one key, in their configured order.
-pub type KeyTexts = Box<[Option<Arc<str>>]>;
+/// The texts of the grouping tags of one key, in their configured order; shared with what a checkpoint keeps of them.
+pub type KeyTexts = Arc<[Option<Arc<str>>]>;
 
 /// The keys in use, by number.
 #[derive(Debug, Default)]

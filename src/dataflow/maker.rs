@@ -151,7 +151,7 @@ impl Maker {
 
 /// A key as it stands in ids.
 fn key_text(names: &[Arc<str>], key: &KeyTexts) -> String {
-    let parts = names.iter().zip(key).map(|(name, value)| match value {
+    let parts = names.iter().zip(key.iter()).map(|(name, value)| match value {
         Some(value) => format!("{}={}", escape(name), escape(value)),
         None => escape(name),
     });

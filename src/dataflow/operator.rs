@@ -504,7 +504,7 @@ impl WindowOperator {
                 // What was said of freed windows is forgotten with the panes of any key.
                 let spoken = self.panes.spoken(key).into_iter().flatten().filter(|(window, _)| **window > freed);
                 let spoken = spoken.map(|(window, spoken)| (*window, spoken.clone())).collect();
-                keys.push(CapturedKey { key: self.keys.texts(key).clone(), panes: slices.len() - before, spoken });
+                keys.push(CapturedKey { key: Arc::clone(self.keys.texts(key)), panes: slices.len() - before, spoken });
             }
         }
         let (rows, cells) = self.panes.columns(&places);

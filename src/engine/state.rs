@@ -117,7 +117,7 @@ struct CapturedPipeline {
     /// Without its windows and charts.
     states: OperatorStates,
     windows: Vec<(Arc<str>, CapturedWindows)>,
-    charts: Vec<(Arc<str>, spc::Snapshot)>,
+    charts: Vec<(Arc<str>, spc::Captured)>,
 }
 
 /// The engine's state at a moment, not yet bytes: what took the engine's time is over, and any thread can do the rest.
@@ -146,7 +146,7 @@ impl Captured {
         for CapturedPipeline { name, mut states, windows, charts } in self.pipelines {
             states.windows.extend(windows.into_iter().map(|(id, captured)| (id, captured.state())));
             for (id, chart) in charts {
-                states.charts.insert(id, pack(&name, &chart)?);
+                states.charts.insert(id, pack(&name, &chart.snapshot())?);
             }
             let bytes = pack(&name, &states)?;
             parts.push((name, Some(bytes)));
@@ -194,7 +194,7 @@ impl Engine {
                 charts: BTreeMap::new(),
                 thresholds: pipeline.thresholds.iter().map(|one| (Arc::clone(one.name()), one.state.clone())).collect(),
             };
-            let charts = pipeline.charts.iter().map(|chart| (Arc::clone(chart.id()), chart.snapshot())).collect();
+            let charts = pipeline.charts.iter().map(|chart| (Arc::clone(chart.id()), chart.capture())).collect();
             let windows = pipeline.windows.iter().map(|window| (Arc::clone(&window.config().id), window.capture())).collect();
             pipelines.push(CapturedPipeline { name: format!("pipeline/{}", pipeline.id), states, windows, charts });
             for lane in &mut pipeline.grids {

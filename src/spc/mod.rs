@@ -28,7 +28,7 @@ mod view;
 
 pub use config::{ChartConfig, ConfigError};
 pub use emit::{Act, Counters, Emit, Onset};
-pub use operator::{ChartOperator, KEYS_MAX, RestoreError, Snapshot};
+pub use operator::{Captured, ChartOperator, KEYS_MAX, RestoreError, Snapshot};
 pub use recent::{RECENT_KEYS_MAX, RECENT_POINTS_MAX};
 pub use settings::ChartSettings;
 pub use view::{ChartView, ViewPoint};

@@ -49,6 +49,8 @@ pub struct ChartOperator {
     pub(super) setup: Setup,
     pub(super) entries: Vec<Entry>,
     by_texts: BTreeMap<Arc<Texts>, u32>,
+    /// By entry; shared with snapshots, since keys come seldom.
+    texts_by_entry: Arc<Vec<Arc<Texts>>>,
     /// How many keys have lost their view to newer ones.
     first_viewed: usize,
     counters: Counters,
@@ -63,6 +65,23 @@ pub struct Snapshot {
     config: ChartConfig,
     keys: Vec<(Arc<Texts>, Arc<KeyState>)>,
     counters: Counters,
+}
+
+/// A chart's state at a moment: keys that get points later are copied then.
+pub struct Captured {
+    config: ChartConfig,
+    texts: Arc<Vec<Arc<Texts>>>,
+    /// Beside `texts`.
+    states: Vec<Arc<KeyState>>,
+    counters: Counters,
+}
+
+impl Captured {
+    /// As it is stored: keys in order of appearance, so that restoring gives the same places.
+    pub fn snapshot(self) -> Snapshot {
+        let keys = self.texts.iter().map(Arc::clone).zip(self.states).collect();
+        Snapshot { config: self.config, keys, counters: self.counters }
+    }
 }
 
 /// Why a snapshot cannot be used.
@@ -86,6 +105,7 @@ impl ChartOperator {
             setup: Setup::new(pipeline, config, stream)?,
             entries: Vec::new(),
             by_texts: BTreeMap::new(),
+            texts_by_entry: Arc::default(),
             first_viewed: 0,
             counters: Counters::default(),
             onsets: Vec::new(),
@@ -248,6 +268,7 @@ impl ChartOperator {
         let key: Key = self.setup.config.group_by.iter().cloned().zip(texts.iter().cloned()).collect();
         let stem = id_stem(&self.setup.pipeline, &self.setup.config.id, &key);
         let at = self.entries.len() as u32;
+        Arc::make_mut(&mut self.texts_by_entry).push(Arc::clone(&texts));
         self.by_texts.insert(texts, at);
         Arc::make_mut(&mut state).recent.get_or_insert_with(|| Box::new(Recent::default()));
         self.entries.push(Entry { key, stem, state });
@@ -319,12 +340,17 @@ impl ChartOperator {
 
     /// Everything that a restart must not forget. Onsets have been drained by then.
     pub fn snapshot(&self) -> Snapshot {
-        // In order of appearance, so that restoring gives the same places.
-        let mut places: Vec<(u32, &Arc<Texts>)> = self.by_texts.iter().map(|(texts, at)| (*at, texts)).collect();
-        places.sort_unstable_by_key(|(at, _)| *at);
-        let keys =
-            places.into_iter().map(|(at, texts)| (Arc::clone(texts), Arc::clone(&self.entries[at as usize].state))).collect();
-        Snapshot { config: self.setup.config.clone(), keys, counters: self.counters }
+        self.capture().snapshot()
+    }
+
+    /// The first half of [`Self::snapshot`], which is what the rows have to wait for.
+    pub fn capture(&self) -> Captured {
+        Captured {
+            config: self.setup.config.clone(),
+            texts: Arc::clone(&self.texts_by_entry),
+            states: self.entries.iter().map(|entry| Arc::clone(&entry.state)).collect(),
+            counters: self.counters,
+        }
     }
 
     /// Goes on from `snapshot`.
@@ -343,6 +369,7 @@ impl ChartOperator {
         }
         self.entries.clear();
         self.by_texts.clear();
+        self.texts_by_entry = Arc::default();
         self.onsets.clear();
         self.first_viewed = 0;
         self.counters = snapshot.counters;
