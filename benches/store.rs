@@ -1,8 +1,13 @@
 //! The store against the disk: durable rows, and the same bytes appended to a bare file and synced, in turns in the same run. Then batches
 //! that are encoded already, so that the disk's part and the encoding's can be told apart.
 //!
+//! The rows are those of the demo machine's fastest sensor, without the device's numbers, since rows that come twice would be refused.
+//!
 //! `cargo bench --bench store` prints a table. `STORE_BENCH_DIR` names a directory on the disk to measure (default: the working
 //! directory, since `/tmp` may be memory); `STORE_BENCH_SECONDS` how long each measurement takes (default 3).
+
+#[path = "common/mod.rs"]
+mod common;
 
 use std::fs::File;
 use std::hint::black_box;
@@ -11,38 +16,46 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use qadf_edge::model::{Batch, Input, Positions, Seq, Stream, TagColumn, Timestamp};
+use common::DemoRows;
+use qadf_edge::config;
+use qadf_edge::model::{Batch, Input, Row, Seq};
 use qadf_edge::store::encoding::{Decoder, encode_batch};
 use qadf_edge::store::{Accepted, Append, CursorMove, Lane, StartAt, Store, StoreConfig, StoreError, Subscription, Writer};
 
+/// The demo machine's stream with the most rows.
+const FASTEST: &str = "acoustic";
 /// Rows that are encoded before they are handed over, at a time.
 const ENCODED_ROWS: usize = 4_000_000;
 
-/// Rows of a melt pool sensor on a converter's grid, the shape of the prototype's measurements.
-fn batch(rows: usize, first: i64, grid: bool) -> Batch {
-    let stream = Arc::new(Stream::new("meltpool", &["intensity", "laser_power"], &["part"]));
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
-    let mut batch = Batch::new(stream, "scan_head".into(), "/dev/serial/by-id/usb-scan-head".into(), Timestamp(now));
-    let mut state = first as u64 * 2 + 1;
-    let mut random = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 11) as f64 / (1_u64 << 53) as f64
-    };
-    batch.time = (first..).take(rows).map(|row| 1_700_000_000_000_000_000 + row * 20_000 + (random() * 200.0) as i64).collect();
-    for signal in 0..2 {
-        let mut walk = 2_048.0;
-        batch.signals[signal] = (0..rows)
-            .map(|_| {
-                walk += (random() - 0.5) * 20.0;
-                if grid { f64::round(walk) / 1_000.0 } else { walk }
-            })
-            .collect();
+/// Rounds that store and bare file take in turns.
+const ROUNDS: usize = 5;
+/// Batches that are sent again and again.
+const BATCHES: usize = 64;
+/// The demo machine's fastest sensor in batches of `rows`, each of one source's partition.
+fn batches(rows: usize, source: usize) -> Vec<Arc<Batch>> {
+    let streams = config::parse(common::DEMO).unwrap_or_else(|faults| panic!("{faults:?}")).streams();
+    let mut machine = DemoRows::new(&streams, common::now());
+    let mut sampled: Vec<Row> = Vec::new();
+    while sampled.len() < rows * BATCHES {
+        let (decoded, _) = machine.next();
+        let fastest = decoded.batches.iter().filter(|batch| &*batch.stream.id == FASTEST);
+        sampled.extend(fastest.flat_map(|batch| (0..batch.rows()).map(|row| batch.row(row))));
     }
-    batch.tags[0] = TagColumn::constant(Some("A3"), rows);
-    let along = |step: f64| (0..rows).map(|row| f64::round((10.0 + row as f64 * step) * 1e4) / 1e4).collect();
-    batch.positions = Some(Positions { x: along(0.016), y: along(0.007), z: vec![0.03; rows] });
+    let batch = |rows: &[Row]| {
+        let mut batch = Batch::of_rows(&rows[0].stream, rows);
+        (batch.source, batch.partition) = ("scan_head".into(), format!("partition {source}").into());
+        (batch.arrival, batch.seqs, batch.flags) = (common::now(), None, None);
+        Arc::new(batch)
+    };
+    sampled.chunks_exact(rows).take(BATCHES).map(batch).collect()
+}
+
+/// The same rows with signals that no converter's grid holds.
+fn mantissas(batch: &Batch) -> Batch {
+    let mut batch = batch.clone();
+    batch.signals.iter_mut().flatten().for_each(|value| *value *= std::f64::consts::PI);
     batch
 }
 
@@ -61,9 +74,10 @@ fn fresh(name: &str) -> PathBuf {
 
 fn encoding() {
     println!("encoding                        rows  bytes/row  encode ns/row  decode ns/row");
-    for (name, grid) in [("grid", true), ("full mantissas", false)] {
+    for (name, is_full) in [("grid", false), ("full mantissas", true)] {
         for rows in [1, 64, 1_000] {
-            let batch = batch(rows, 0, grid);
+            let batch = &batches(rows, 0)[0];
+            let batch = if is_full { mantissas(batch) } else { Batch::clone(batch) };
             let blob = encode_batch(&batch);
             let rounds = 200_000 / rows;
             let per_row = |started: Instant| started.elapsed().as_nanos() as f64 / (rounds * rows) as f64;
@@ -87,6 +101,8 @@ struct Load {
     rows_a_batch: usize,
     sources: usize,
     page_bytes: u32,
+    /// Whether a sink reads all rows as they come.
+    with_sink: bool,
     /// Rows a second over all sources; `None` = as many as go.
     rate: Option<f64>,
 }
@@ -109,12 +125,12 @@ impl Measured {
 /// Sources append as fast as they are acknowledged, a sink reads and moves its cursor, the oldest rows go.
 fn durable(load: &Load) -> Measured {
     let directory = fresh("store");
-    let config =
-        StoreConfig { page_bytes: load.page_bytes, max_bytes: 2_000_000_000, queue_bytes: 16 << 20, ..StoreConfig::default() };
+    let config = StoreConfig { page_bytes: load.page_bytes, max_bytes: 2_000_000_000, ..StoreConfig::default() };
     let (store, _) = Store::open(&directory, config).expect("a store");
-    let writer = store.writer();
-    let wish = Subscription { sink: "sink".into(), lane: Lane::Rows, only: None, start: StartAt::Oldest };
-    writer.subscribe(wish).expect("a subscription");
+    if load.with_sink {
+        let wish = Subscription { sink: "sink".into(), lane: Lane::Rows, only: None, start: StartAt::Oldest };
+        store.writer().subscribe(wish).expect("a subscription");
+    }
     let (stop, rows) = (AtomicBool::new(false), Arc::new(AtomicU64::new(0)));
     let started = Instant::now();
     std::thread::scope(|scope| {
@@ -122,22 +138,9 @@ fn durable(load: &Load) -> Measured {
             let (writer, stop, rows) = (store.writer(), &stop, Arc::clone(&rows));
             scope.spawn(move || append(&writer, load, source, stop, &rows, started));
         }
-        scope.spawn(|| {
-            let mut reader = store.reader().expect("a reader");
-            let mut at = Seq(0);
-            while !stop.load(Ordering::Relaxed) {
-                let page = reader.rows_after(at, 200_000, None).expect("rows");
-                if page.through > at {
-                    let delivered = page.batches.iter().map(|batch| batch.rows() as u64).sum();
-                    let go =
-                        CursorMove { sink: "sink".into(), lane: Lane::Rows, from: Seq(at.0 + 1), through: page.through, delivered };
-                    writer.move_cursor_and_wait(go).expect("a cursor");
-                    at = page.through;
-                } else {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-            }
-        });
+        if load.with_sink {
+            scope.spawn(|| follow(&store, &stop));
+        }
         std::thread::sleep(seconds());
         stop.store(true, Ordering::Relaxed);
     });
@@ -145,6 +148,23 @@ fn durable(load: &Load) -> Measured {
     drop(store);
     let _ = std::fs::remove_dir_all(&directory);
     measured
+}
+
+/// A sink that reads all rows and moves its cursor.
+fn follow(store: &Store, stop: &AtomicBool) {
+    let (writer, mut reader) = (store.writer(), store.reader().expect("a reader"));
+    let mut at = Seq(0);
+    while !stop.load(Ordering::Relaxed) {
+        let page = reader.rows_after(at, 200_000, None).expect("rows");
+        if page.through > at {
+            let delivered = page.batches.iter().map(|batch| batch.rows() as u64).sum();
+            let go = CursorMove { sink: "sink".into(), lane: Lane::Rows, from: Seq(at.0 + 1), through: page.through, delivered };
+            writer.move_cursor_and_wait(go).expect("a cursor");
+            at = page.through;
+        } else {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 fn measured(store: &Store, rows: u64, took: Duration) -> Measured {
@@ -169,15 +189,6 @@ fn measured(store: &Store, rows: u64, took: Duration) -> Measured {
         rows_per_commit: counters.rows as f64 / commits as f64,
         text,
     }
-}
-
-fn batches(rows: usize, source: usize) -> Vec<Arc<Batch>> {
-    let numbered = |message: usize| {
-        let mut batch = batch(rows, (message * rows) as i64, true);
-        batch.partition = format!("partition {source}").into();
-        Arc::new(batch)
-    };
-    (0..64).map(numbered).collect()
 }
 
 fn append(writer: &Writer, load: &Load, source: usize, stop: &AtomicBool, rows: &Arc<AtomicU64>, started: Instant) {
@@ -256,27 +267,42 @@ fn bare(bytes_per_commit: usize) -> f64 {
     per_second
 }
 
+/// Store and bare file in turns; every round, then the median of the ratios.
+fn rounds(name: &str, measure: impl Fn() -> Measured) {
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let measured = measure();
+        ratios.push(measured.of_bare());
+        println!("{name}: {}  {:.2} of bare", measured.text, ratios[ratios.len() - 1]);
+    }
+    println!("{name}: {} of bare", common::spread(&ratios, 2));
+}
+
 fn main() {
     encoding();
-    println!("\ndurable appends, with a sink that follows");
-    for (rows_a_batch, sources, page_bytes) in
-        [(1_000, 1, 4_096), (1_000, 2, 4_096), (1_000, 2, 16_384), (1_000, 2, 65_536), (64, 2, 4_096), (1, 2, 4_096)]
-    {
-        let measured = durable(&Load { rows_a_batch, sources, page_bytes, rate: None });
-        println!(
-            "{rows_a_batch:>6} rows a batch, {sources} sources, pages {page_bytes:>6}: {}  {:.2} of bare",
-            measured.text,
-            measured.of_bare()
-        );
+    println!("\ndurable appends");
+    for (rows_a_batch, page_bytes, with_sink) in [
+        (1_000, 8_192, false),
+        (1_000, 8_192, true),
+        (1_000, 4_096, false),
+        (1_000, 4_096, true),
+        (1_000, 16_384, false),
+        (1_000, 16_384, true),
+        (64, 8_192, false),
+        (64, 8_192, true),
+        (1, 8_192, true),
+    ] {
+        let sink = if with_sink { "a sink that follows" } else { "no sink" };
+        let load = Load { rows_a_batch, sources: 2, page_bytes, with_sink, rate: None };
+        rounds(&format!("{rows_a_batch:>6} rows a batch, pages {page_bytes:>6}, {sink}"), || durable(&load));
     }
     println!("\nbatches that are encoded already, through the commit alone, without a sink");
-    for (rows_a_batch, page_bytes) in [(1_000, 4_096), (1_000, 16_384), (1_000, 65_536)] {
-        let measured = committed(rows_a_batch, page_bytes);
-        println!("{rows_a_batch:>6} rows a batch, pages {page_bytes:>6}: {}  {:.2} of bare", measured.text, measured.of_bare());
+    for page_bytes in [8_192, 4_096, 16_384] {
+        rounds(&format!("  1000 rows a batch, pages {page_bytes:>6}"), || committed(1_000, page_bytes));
     }
-    println!("\nat a given rate");
+    println!("\nat a given rate, pages of 8,192 bytes");
     for (rows_a_batch, rate) in [(64, 62_100.0), (64, 100_000.0), (1_000, 1_000_000.0)] {
-        let measured = durable(&Load { rows_a_batch, sources: 2, page_bytes: 4_096, rate: Some(rate) });
+        let measured = durable(&Load { rows_a_batch, sources: 2, page_bytes: 8_192, with_sink: true, rate: Some(rate) });
         println!("{rows_a_batch:>6} rows a batch, {rate:>9} rows/s: {}", measured.text);
     }
 }

@@ -11,8 +11,12 @@ use qadf_edge::{
     simulate::{Event, Machine, STREAMS, Settings},
 };
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The demo's configuration.
-const DEMO: &str = include_str!("../../config/demo.toml");
+pub const DEMO: &str = include_str!("../../config/demo.toml");
 /// Samples a second of the demo machine and its chamber.
 pub const DEMO_ROWS_PER_SECOND: u64 = 62_110;
 /// From one delivery of the machine to the next, as the demo paces it, ns.
