@@ -4,7 +4,8 @@
 //! rows go through the whole appliance, the server comes back, and the backlog drains; then the very documents or records that arrived are read
 //! back and sent once more from memory in a bare loop. Every other round the machine goes on at its own pace meanwhile; the time from handing
 //! rows over to their acknowledgement is compared with that before the server came back. `dead`: Kafka drains with and without another sink
-//! whose server is away. `DRAIN_SECONDS` says how much the machine says in a round's outage (default 30), `DRAIN_ROUNDS` how many rounds.
+//! whose server is away. The tests' broker is one that starts quickly; `QADF_TEST_JAVA_OPTIONS=-Xmx1g` lets it compile as it does in a plant.
+//! `DRAIN_SECONDS` says how much the machine says in a round's outage (default 30), `DRAIN_ROUNDS` how many rounds.
 
 #[path = "common/mod.rs"]
 mod common;

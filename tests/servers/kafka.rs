@@ -28,10 +28,13 @@ pub fn command(_port: u16, dir: &Path) -> Command {
     command
 }
 
-/// 512 MB of heap, and the quick compiler only: a short-lived node is up sooner.
+/// 512 MB of heap, and the quick compiler only: a short-lived node is up sooner. A benchmark of what a broker reaches that has been up for a
+/// while says otherwise: `QADF_TEST_JAVA_OPTIONS`.
 fn java() -> Command {
+    let options = std::env::var("QADF_TEST_JAVA_OPTIONS");
     let mut command = Command::new("java");
-    command.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]);
+    command.args(options.as_deref().unwrap_or("-Xmx512m -XX:TieredStopAtLevel=1").split_whitespace());
+    command.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]);
     command.arg(installed("kafka/libs/*"));
     command
 }
