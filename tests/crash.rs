@@ -3,7 +3,8 @@
 //!
 //! The oracle ([`oracle`]) numbers rows from 1 and sends them over MQTT at both levels that promise something, over HTTP and over a serial
 //! line; a row counts as sent once its protocol has acknowledged it. The campaign ([`campaign`]) kills the appliance at seeded moments,
-//! kills and freezes the servers, and looks whether every sink goes on. The verdict ([`verdict`]) reads every far end with a client of
+//! kills and freezes the servers, and looks whether every sink goes on. Between broker and appliance a relay ([`tap`]) notes the order in which
+//! the broker sends rows. The verdict ([`verdict`]) reads every far end with a client of
 //! its own and counts what is lost, doubled and out of order.
 //!
 //! | variable | means | without it |
@@ -25,6 +26,8 @@ mod mqtt;
 mod oracle;
 #[path = "appliance/process.rs"]
 mod process;
+#[path = "crash/tap.rs"]
+mod tap;
 #[path = "crash/verdict.rs"]
 mod verdict;
 

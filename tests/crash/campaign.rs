@@ -19,6 +19,7 @@ use crate::{
     oracle::{Oracle, POSTED, PUBLISHED, topic},
     process::{Appliance, PATIENCE, Process, Site, entry, list, qadf_edge, until},
     servers::{Kind, Server},
+    tap::Tap,
     verdict,
 };
 
@@ -78,6 +79,7 @@ pub struct Campaign {
     site: Site,
     /// Mosquitto, Redis, MongoDB, Kafka.
     servers: [Server; 4],
+    tap: Tap,
     journal: StoredCount,
     /// What happened, for the report.
     log: String,
@@ -90,8 +92,9 @@ impl Campaign {
     pub fn new(seed: u64) -> Self {
         let site = Site::new("crash");
         let servers = [Kind::Mqtt, Kind::Redis, Kind::Mongodb, Kind::Kafka].map(Server::own);
-        site.configure(&configuration(&site, &servers));
-        Self { random: Random::new(seed), seed, site, servers, journal: StoredCount::default(), log: String::new() }
+        let tap = Tap::start(servers[BROKER].port());
+        site.configure(&configuration(&site, &servers, &tap));
+        Self { random: Random::new(seed), seed, site, servers, tap, journal: StoredCount::default(), log: String::new() }
     }
 
     /// Kills the appliance `crashes` times, lets everything settle, and holds the far ends against what was sent.
@@ -141,7 +144,7 @@ impl Campaign {
         }
         appliance.stop();
         let [_, cache, archive, log] = &self.servers;
-        let rows = verdict::Ends { site: &self.site, cache, archive, log }.check(&sent, acknowledged);
+        let rows = verdict::Ends { site: &self.site, cache, archive, log, tap: &self.tap }.check(&sent, acknowledged);
         let (seed, seconds) = (self.seed, begun.elapsed().as_secs());
         println!(
             "{{\"seed\":{seed},\"crashes\":{crashes},\"seconds\":{seconds},\"rows\":{rows},\"lost\":0,\"doubled\":0,\"out_of_order\":0}}"
@@ -278,8 +281,8 @@ fn check_balanced(appliance: &Appliance) {
     assert!(unaccounted.is_empty(), "{unaccounted:?}");
 }
 
-fn configuration(site: &Site, servers: &[Server; 4]) -> String {
-    let [broker, cache, archive, log] = servers;
+fn configuration(site: &Site, servers: &[Server; 4], tap: &Tap) -> String {
+    let [_, cache, archive, log] = servers;
     let mut text = String::new();
     for stream in PUBLISHED.iter().map(|(stream, _)| *stream).chain([POSTED]) {
         let _ = write!(text, "[streams.{stream}]\nsignals = {{ n = \"1\" }}\nwatermark = {{ delay = \"100ms\", idle = \"2s\" }}\n");
@@ -309,7 +312,7 @@ fn configuration(site: &Site, servers: &[Server; 4]) -> String {
     let _ = write!(
         text,
         "[sources.floor]\ntype = \"mqtt\"\nurl = \"{}\"\nclient_id = \"{}\"\nsubscriptions = [ {} ]\n",
-        broker.url(),
+        tap.url(),
         site.id,
         subscriptions.join(", ")
     );

@@ -15,6 +15,7 @@ use crate::{
     oracle::{POSTED, PUBLISHED},
     process::Site,
     servers::Server,
+    tap::Tap,
 };
 
 /// What Redis keeps of a stream.
@@ -40,11 +41,13 @@ struct Count {
     lost: usize,
     doubled: usize,
     out_of_order: usize,
+    /// After a higher number that the broker itself had sent first.
+    overtaken_at_the_broker: usize,
 }
 
 impl Count {
-    /// `numbers` as they arrived, of those from `first` to `last`.
-    fn of(numbers: &[u64], first: u64, last: u64) -> Self {
+    /// `numbers` as they arrived, of those from `first` to `last`; `given` says whether the first of two numbers was given before the second.
+    fn of(numbers: &[u64], first: u64, last: u64, given: impl Fn(u64, u64) -> bool) -> Self {
         let mut seen = HashSet::new();
         let mut count = Self { rows: numbers.len(), ..Self::default() };
         let mut highest = 0;
@@ -52,7 +55,7 @@ impl Count {
             if !seen.insert(*number) {
                 count.doubled += 1;
             } else if *number < highest {
-                count.out_of_order += 1;
+                *(if given(highest, *number) { &mut count.overtaken_at_the_broker } else { &mut count.out_of_order }) += 1;
             }
             highest = highest.max(*number);
         }
@@ -74,6 +77,7 @@ pub struct Ends<'a> {
     pub cache: &'a Server,
     pub archive: &'a Server,
     pub log: &'a Server,
+    pub tap: &'a Tap,
 }
 
 impl Ends<'_> {
@@ -118,7 +122,7 @@ impl Ends<'_> {
         let mut report = String::new();
         let mut good = true;
         for (end, arrived) in [("journal", &journal), ("kafka", &kafka), ("mongodb", &archive), ("file", &lines)] {
-            for (stream, count) in count(arrived, &journal, sent, acknowledged) {
+            for (stream, count) in count(arrived, &journal, sent, acknowledged, self.tap) {
                 good &= count.is_good();
                 let _ = writeln!(report, "{end:8} {stream:10} {count:?}");
             }
@@ -147,7 +151,7 @@ impl Ends<'_> {
             let numbers: Vec<u64> = entries.map(|id| number(&id).expect("a row that was sent")).collect();
             let tail = &all[all.len().saturating_sub(numbers.len())..];
             // What Redis held when it was killed is gone with it, and it keeps `RECENT_ROWS` at least of the rest.
-            let mut count = Count::of(&numbers, 1, 0);
+            let mut count = Count::of(&numbers, 1, 0, |first, then| self.tap.sent_before(stream, first, then));
             count.lost = tail.iter().filter(|number| !numbers.contains(number)).count() + usize::from(numbers.is_empty());
             counts.push((stream.clone(), count));
         }
@@ -194,19 +198,23 @@ fn number_of(row: &Stored) -> Option<u64> {
 
 /// The oracle's streams each from 1 to the last sent; the machine's streams each in order, and together from 0 to the last in the
 /// journal, or the last that was acknowledged if that is later.
-fn count(arrived: &Arrived, journal: &Arrived, sent: &[(&'static str, u64)], acknowledged: u64) -> Vec<(String, Count)> {
+fn count(arrived: &Arrived, journal: &Arrived, sent: &[(&'static str, u64)], acknowledged: u64, tap: &Tap) -> Vec<(String, Count)> {
     let numbers = |stream: &str| arrived.get(stream).map_or(&[][..], Vec::as_slice);
-    let mut counts: Vec<_> =
-        sent.iter().map(|(stream, last)| ((*stream).to_owned(), Count::of(numbers(stream), 1, *last))).collect();
+    let of_oracle = |(stream, last): &(&'static str, u64)| {
+        let count = Count::of(numbers(stream), 1, *last, |first, then| tap.sent_before(stream, first, then));
+        ((*stream).to_owned(), count)
+    };
+    let never = |_, _| false;
+    let mut counts: Vec<_> = sent.iter().map(of_oracle).collect();
     let machine = |arrived: &Arrived| -> Vec<u64> {
         MACHINE_STREAMS.iter().filter_map(|(stream, _)| arrived.get(*stream)).flatten().copied().collect()
     };
     let last = machine(journal).into_iter().max().unwrap_or(0).max(acknowledged.saturating_sub(1));
     let mut all = machine(arrived);
     all.sort_unstable();
-    counts.push(("machine".to_owned(), Count::of(&all, 0, last)));
+    counts.push(("machine".to_owned(), Count::of(&all, 0, last, never)));
     for (stream, _) in MACHINE_STREAMS {
-        counts.push((stream.to_owned(), Count::of(numbers(stream), 1, 0)));
+        counts.push((stream.to_owned(), Count::of(numbers(stream), 1, 0, never)));
     }
     counts
 }
@@ -214,11 +222,14 @@ fn count(arrived: &Arrived, journal: &Arrived, sent: &[(&'static str, u64)], ack
 #[test]
 fn the_verdict_counts_what_is_wrong() {
     let count = |numbers: &[u64]| {
-        let Count { lost, doubled, out_of_order, .. } = Count::of(numbers, 1, 4);
-        (lost, doubled, out_of_order)
+        let Count { lost, doubled, out_of_order, overtaken_at_the_broker, .. } =
+            Count::of(numbers, 1, 4, |first, then| (first, then) == (4, 3));
+        (lost, doubled, out_of_order + 10 * overtaken_at_the_broker)
     };
     assert_eq!(count(&[1, 2, 3, 4]), (0, 0, 0));
     assert_eq!(count(&[1, 3, 4]), (1, 0, 0));
     assert_eq!(count(&[1, 2, 2, 3, 4, 1]), (0, 2, 0));
     assert_eq!(count(&[1, 3, 2, 4]), (0, 0, 1));
+    assert_eq!(count(&[1, 2, 4, 3]), (0, 0, 10));
+    assert_eq!(count(&[1, 4, 2, 3]), (0, 0, 11));
 }
