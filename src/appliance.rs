@@ -38,7 +38,7 @@ mod view;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -368,17 +368,26 @@ async fn open(config: &Config) -> Result<Opened, StartError> {
         when_full: if config.store.shed_newest { WhenFull::ShedNewest } else { WhenFull::ShedOldest },
         ..StoreConfig::default()
     };
-    let work = move || -> Result<Opened, StartError> {
-        let (store, recovered) = Store::open(&directory, settings)?;
-        for notice in &recovered.notices {
-            tracing::warn!("{notice}");
+    let work = move || match open_at(&directory, settings.clone(), &build) {
+        // Damage that only the rows of the rings showed: it is marked, and the next to open the store salvages what can be read.
+        Err(StartError::Store(StoreError::Corrupt(why))) => {
+            tracing::error!("the store is corrupt: {why}; it is opened again, to salvage it");
+            open_at(&directory, settings, &build)
         }
-        let (refused_through, newest) = (recovered.refused_through, recovered.newest);
-        losses::announce(&store)?;
-        let (engine, resume_after) = fold::restore(build, &store, recovered)?;
-        Ok(Opened { store, engine, resume_after, refused_through, newest })
+        opened => opened,
     };
     spawn_blocking(work).await.unwrap_or_else(|error| Err(StartError::Engine(error.to_string())))
+}
+
+fn open_at(directory: &Path, settings: StoreConfig, build: &impl Fn() -> Result<Engine, StartError>) -> Result<Opened, StartError> {
+    let (store, recovered) = Store::open(directory, settings)?;
+    for notice in &recovered.notices {
+        tracing::warn!("{notice}");
+    }
+    let (refused_through, newest) = (recovered.refused_through, recovered.newest);
+    losses::announce(&store)?;
+    let (engine, resume_after) = fold::restore(build, &store, recovered)?;
+    Ok(Opened { store, engine, resume_after, refused_through, newest })
 }
 
 /// Which rows and results go to `sink`: those of pipelines that name it or name none, and of streams that such a pipeline reads or no

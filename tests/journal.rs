@@ -9,7 +9,7 @@ use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use process::{Site, list, run, stderr, stdout};
 use qadf_edge::{
-    model::{Batch, Input, Stream, Timestamp},
+    model::{Batch, Input, Seq, Stream, Timestamp},
     store::{DeadLetter, Reader, Store, StoreConfig},
 };
 use serde_json::Value;
@@ -19,14 +19,18 @@ const ROWS: u64 = 40 * 500;
 
 /// A store of forty records with five hundred rows each, closed.
 fn fill(directory: &Path) {
+    // Not a pattern, so that a record is longer than what a page holds.
+    fill_with(directory, |row, record| ((row * 7_919 + record) % 100_003) as f64 * 0.37);
+}
+
+fn fill_with(directory: &Path, value: impl Fn(u64, u64) -> f64) {
     let store = Store::open(directory, StoreConfig::default()).unwrap().0;
     let stream = std::sync::Arc::new(Stream::new("melt", &["intensity"], &[]));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
     for record in 0..40_i64 {
         let mut batch = Batch::new(stream.clone(), "source".into(), "partition".into(), Timestamp(now));
         batch.time = (0..500).map(|row| now + record * 500 + row).collect();
-        // Not a pattern, so that a record is longer than what a page holds.
-        batch.signals[0] = (0..500_u64).map(|row| ((row * 7_919 + record as u64) % 100_003) as f64 * 0.37).collect();
+        batch.signals[0] = (0..500).map(|row| value(row, record as u64)).collect();
         store.writer().append(Input::Batch(batch.into())).unwrap();
     }
 }
@@ -164,6 +168,55 @@ fn a_service_starts_on_a_damaged_store_and_says_so_until_somebody_takes_note() {
     assert_eq!(noted.status, 200, "{noted:?}");
     appliance.until("the problem goes", |status| problem(status).is_none());
     appliance.stop();
+}
+
+#[test]
+fn a_service_starts_although_a_page_of_its_last_rows_is_gone() {
+    let site = Site::new("gone");
+    site.configure(STREAM);
+    // Two records a page, as noise takes that much.
+    let noise = |row: u64, record: u64| ((record * 500 + row + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 12) as f64 / 3.0;
+    fill_with(&site.data_dir(), noise);
+    // With a checkpoint: the next start fills the rings from the rows.
+    let appliance = site.start();
+    appliance.until("the engine has the rows", |status| list(status, "streams")[0]["rows"] == ROWS);
+    appliance.stop();
+    let path = site.data_dir().join("store.db");
+    let whole = fs::read(&path).unwrap();
+    let page_bytes = usize::from(u16::from_be_bytes([whole[16], whole[17]]));
+    let is_blob = |page: &&[u8]| page[0] == 0x0d && page.windows(4).any(|four| four == b"melt");
+    let pages: Vec<usize> = whole.chunks(page_bytes).enumerate().filter(|(_, page)| is_blob(page)).map(|(at, _)| at).collect();
+    assert!(pages.len() > 10, "{pages:?}");
+    let places = [pages[pages.len() / 2], pages[pages.len() - 3]];
+    for (place, rubbish) in places.into_iter().flat_map(|place| [(place, 0), (place, 0xa5)]) {
+        fs::remove_dir_all(site.data_dir()).unwrap();
+        fs::create_dir_all(site.data_dir()).unwrap();
+        fs::write(&path, &whole).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&vec![rubbish; page_bytes], (place * page_bytes) as u64).unwrap();
+        let appliance = site.start();
+        appliance
+            .until("the loss is told", |status| list(status, "problems").iter().any(|one| one.to_string().contains("was damaged")));
+        let lost = format!("{} rows are lost", ROWS - kept_rows(&site));
+        let status = appliance.status();
+        assert!(status["problems"].to_string().contains(&lost), "page {place}: {lost}, {}", status["problems"]);
+        assert!(kept_rows(&site) > 0, "other pages have rows too");
+        appliance.stop();
+    }
+}
+
+/// Rows that the site's store has.
+fn kept_rows(site: &Site) -> u64 {
+    let mut reader = Reader::open(&site.data_dir()).unwrap();
+    let (mut rows, mut after) = (0, Seq(0));
+    loop {
+        let page = reader.rows_after(after, 10_000, None).unwrap();
+        rows += page.batches.iter().map(|batch| batch.rows() as u64).sum::<u64>();
+        if page.at_end {
+            return rows;
+        }
+        after = page.through;
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{
     losses::STORE,
     now,
     process::{Usage, disk_share, memory_share},
-    reports::Reports,
+    reports::{Reports, STALLED, UNACCOUNTED},
     running::{SharedRoster, SinkLine},
     shared::Shared,
     view::INTERVAL,
@@ -29,11 +29,13 @@ use crate::{
         ProcessStatus, SinkRows, SinkStatus, Snapshot, SourceRows, SourceStatus, StoreStatus, StreamStatus,
         health::{Figures as Measures, assess},
     },
-    store::{Append, CLOCK_WAIT_NS_MAX, Lane, Store, StoreCounters},
+    store::{Append, CLOCK_WAIT_NS_MAX, Lane, Store, StoreCounters, StoreError},
 };
 
 /// Rates are taken over about this long.
 const RATE_OVER: Duration = Duration::from_secs(2);
+/// Reports that are kept for a store that takes none.
+const UNTOLD_MAX: usize = 1_000;
 /// A thread that has not looked around for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
@@ -57,6 +59,8 @@ pub(super) struct Publisher {
     reports: Reports,
     /// What is watched, and how it does.
     limits: (Vec<FigureLimit>, FigureWatch),
+    /// Reports that the store did not take yet.
+    untold: Arc<Mutex<Vec<Order>>>,
 }
 
 impl Publisher {
@@ -83,6 +87,7 @@ impl Publisher {
             measured: Measures::default(),
             reports: Reports::default(),
             limits: (figures.clone(), FigureWatch::new(&figures)),
+            untold: Arc::default(),
         }
     }
 
@@ -114,12 +119,29 @@ impl Publisher {
             severity: crossing.severity,
             message: crossing.message,
         });
-        for order in self.reports.due(&own, Instant::now()).into_iter().chain(crossed) {
-            tracing::warn!("{order:?}");
+        let due: Vec<Order> = self.reports.due(&own, Instant::now()).into_iter().chain(crossed).collect();
+        due.iter().for_each(|order| tracing::warn!("{order:?}"));
+        // A store without room has none for a report: it is told when there is. Until then the status page shows it.
+        let waiting = std::mem::take(&mut *locked(&self.untold));
+        for order in waiting.into_iter().chain(due) {
+            let (untold, again) = (Arc::clone(&self.untold), order.clone());
+            let keep = move || {
+                let mut untold = locked(&untold);
+                if untold.len() < UNTOLD_MAX {
+                    untold.push(again);
+                }
+            };
+            let kept = keep.clone();
+            let on_synced = Box::new(move |outcome: Result<_, StoreError>| {
+                if outcome.is_err() {
+                    kept()
+                }
+            });
             let input = Some(Input::Order { time: now(), order });
-            let append = Append { input, dead_letters: Vec::new(), decoded_at: Instant::now(), on_synced: Box::new(|_| ()) };
-            // A store without room has no room for a report; the status page shows it all the same.
-            drop(self.store.writer().try_append(append));
+            let append = Append { input, dead_letters: Vec::new(), decoded_at: Instant::now(), on_synced };
+            if self.store.writer().try_append(append).is_err() {
+                keep();
+            }
         }
     }
 
@@ -314,9 +336,7 @@ impl Publisher {
 fn stalled(sink: &SinkStatus) -> String {
     let SinkStatus { id, stalled_seconds, restarts, rows, results_buffered, .. } = sink;
     let waits = format!("{} rows and {results_buffered} results wait", rows.buffered);
-    format!(
-        "sink {id}: nothing was confirmed for {stalled_seconds} s although {waits}; started again {restarts} times: look at its server"
-    )
+    format!("sink {id}: {STALLED} for {stalled_seconds} s although {waits}; started again {restarts} times: look at its server")
 }
 
 /// A clock that nobody has set yet.
@@ -357,7 +377,7 @@ fn imbalances(sources: &[SourceStatus], sinks: &[SinkStatus]) -> Vec<String> {
     let of_sources = sources.iter().map(|source| ("source", &source.id, source.rows.balance()));
     let of_sinks = sinks.iter().map(|sink| ("sink", &sink.id, sink.rows.balance()));
     let all = of_sources.chain(of_sinks).filter(|(.., balance)| *balance != 0);
-    all.map(|(what, id, balance)| format!("{what} {id}: {balance} rows are unaccounted for; please report this")).collect()
+    all.map(|(what, id, balance)| format!("{what} {id}: {balance} rows are {UNACCOUNTED} for; please report this")).collect()
 }
 
 fn source_status(id: &str, kind: &str, status: &ingest::SourceStatus) -> SourceStatus {

@@ -106,6 +106,11 @@ pub fn parse(text: &str) -> Result<Config, Vec<Fault>> {
     if !errors.is_empty() {
         return Err(faults.faults(text));
     }
+    if table.get_ref().is_empty() {
+        // An editor that truncates a file before it writes it: a reload in between would take everything away.
+        faults.add(&(0..0), "nothing is configured: at least one stream and what brings its rows");
+        return Err(faults.faults(text));
+    }
     // What is wrong with the grids is found when they are read for good.
     let unchecked = Section::root(table.get_ref(), &Faults::default());
     let config = read(&Section::root(table.get_ref(), &faults), &unchecked);

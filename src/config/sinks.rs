@@ -32,6 +32,11 @@ impl SinkConfig {
             Settings::Console => "console",
         }
     }
+
+    /// Whether both write to one file. Each would cut off what the other wrote.
+    fn writes_to_file_of(&self, other: &Self) -> bool {
+        matches!((&self.settings, &other.settings), (Settings::File(own), Settings::File(others)) if own.path == others.path)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -45,7 +50,15 @@ enum Kind {
 
 /// Reads all sinks.
 pub fn read(root: &Section<'_>) -> Vec<SinkConfig> {
-    root.sections("sinks").iter().filter_map(|(name, section)| sink(name, section)).collect()
+    let mut sinks: Vec<SinkConfig> = Vec::new();
+    for (name, section) in &root.sections("sinks") {
+        let Some(sink) = sink(name, section) else { continue };
+        if let Some(other) = sinks.iter().find(|other| other.writes_to_file_of(&sink)) {
+            section.fault_at("path", format!("sink `{}` writes to this file already: each needs its own", other.id));
+        }
+        sinks.push(sink);
+    }
+    sinks
 }
 
 fn sink(name: &At<String>, section: &Section<'_>) -> Option<SinkConfig> {
@@ -160,5 +173,19 @@ mod tests {
         };
         assert_eq!(ttl(""), Duration::from_hours(1));
         assert_eq!(ttl("ttl = \"90s\"\n"), Duration::from_secs(90));
+    }
+
+    #[test]
+    fn two_sinks_do_not_share_a_file_and_an_empty_text_is_no_configuration() {
+        let sink = |name: &str, path: &str| format!("[sinks.{name}]\ntype = \"file\"\npath = \"{path}\"\n");
+        let faults = |text: &str| match crate::config::parse(text) {
+            Ok(_) => String::new(),
+            Err(faults) => faults.iter().map(ToString::to_string).collect(),
+        };
+        let both =
+            |second: &str| faults(&format!("[streams.s]\nsignals = {{ v = \"\" }}\n{}{}", sink("a", "one"), sink("b", second)));
+        assert_eq!(both("two"), "");
+        assert!(both("one").contains("`a` writes to this file already"), "{}", both("one"));
+        assert!(faults("# being written\n").contains("nothing is configured"));
     }
 }
