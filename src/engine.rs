@@ -274,6 +274,22 @@ impl Engine {
             lane.watermarks.clock_was_set(step_ns);
             lane.watch.clock_was_set(step_ns);
         }
+        if step_ns < 0 {
+            for at in 0..self.streams.len() {
+                self.clock_was_set_back(at);
+            }
+        }
+    }
+
+    /// Rows that the clock stamped while it was ahead must not make those late that come now.
+    fn clock_was_set_back(&mut self, at: usize) {
+        let lane = &mut self.streams[at];
+        if !lane.watermarks.clock_was_set_back(self.arrival) {
+            return;
+        }
+        let id = Arc::clone(&lane.stream.id);
+        let is_of = |pipeline: &&mut Pipeline| pipeline.stream.id == id || pipeline.join_with.contains(&id);
+        self.pipelines.iter_mut().filter(is_of).for_each(|pipeline| pipeline.clock_was_set_back(self.arrival));
     }
 
     /// Tells of silence and standstill, and of alerts that nobody took note of.

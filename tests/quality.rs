@@ -443,3 +443,37 @@ fn a_clock_that_is_set_makes_nothing_silent_and_nothing_escalate() {
     assert_eq!(told(&step(&mut engine, &tick(59))), [""; 0]);
     assert_eq!(told(&step(&mut engine, &tick(60))).len(), 1);
 }
+
+#[test]
+fn a_clock_that_was_ahead_for_a_while_makes_only_rows_of_windows_that_fired_late() {
+    let windows = "[[pipelines.windows]]\nid = \"w\"\ntype = \"tumbling\"\nsize = \"10s\"\naggregate = { n = \"count()\" }\n\
+                   [[pipelines.windows]]\nid = \"gap\"\ntype = \"session\"\ngap = \"2s\"\naggregate = { n = \"count()\" }\n";
+    for (day, threads) in [(86_400, 1), (86_400, 3), (40 * 86_400, 1), (10, 1)] {
+        let inner = format!("parallelism = {threads}\n{windows}");
+        let mut engine = engine(&setup("watermark = { delay = \"0s\", max_future = \"5s\" }", &inner));
+        // A multiple of ten.
+        let now = 1_790_000_000;
+        let inputs = [
+            batch(&engine, 1, now + 1, &[1.0]),
+            order(now + day + 2, Order::ClockSet { step_ns: day * SECOND }),
+            batch(&engine, 2, now + day + 3, &[1.0]),
+            order(now + 4, Order::ClockSet { step_ns: -day * SECOND }),
+            batch(&engine, 3, now + 5, &[1.0]),
+            batch(&engine, 4, now + 12, &[1.0, 1.0]),
+            batch(&engine, 6, now + 21, &[1.0]),
+            batch(&engine, 7, now + 35, &[1.0]),
+        ];
+        let outputs: Vec<Output> = inputs.iter().flat_map(|input| step(&mut engine, input).outputs).collect();
+        let (mut fired, mut late) = (Vec::new(), Vec::new());
+        for output in &outputs {
+            match &output.body {
+                Body::Window(window) if &*window.window == "w" => fired.push((window.start.0 / SECOND - now, window.revision)),
+                Body::Window(window) => fired.push((1_000 + window.start.0 / SECOND - now, window.revision)),
+                Body::Late(row) => late.push((row.window.to_string(), row.row.time.0 / SECOND - now)),
+                _ => {}
+            }
+        }
+        assert_eq!(fired, [(0, 0), (1_001, 0), (1_005, 0), (10, 0), (1_012, 0), (20, 0), (1_021, 0)], "{day} s, {threads} threads");
+        assert_eq!(late, [("w".to_owned(), 5)], "{day} s, {threads} threads");
+    }
+}

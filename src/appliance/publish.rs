@@ -134,7 +134,7 @@ impl Publisher {
             let kept = keep.clone();
             let on_synced = Box::new(move |outcome: Result<_, StoreError>| {
                 if outcome.is_err() {
-                    kept()
+                    kept();
                 }
             });
             let input = Some(Input::Order { time: now(), order });

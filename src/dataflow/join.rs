@@ -330,6 +330,11 @@ impl JoinOperator {
         Output::new(id, &self.pipeline, at, body)
     }
 
+    /// The watermark ran ahead with a clock that is set back to `now`: rows from then on are not late.
+    pub fn clock_was_set_back(&mut self, now: Timestamp) {
+        self.watermark = self.watermark.min(now);
+    }
+
     /// Moves event time on to `watermark`, the smaller of the two streams' (one that is not later does nothing): frees the rows that
     /// nothing can match any more, and emits them where they are unmatched in a left join.
     pub fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>) {

@@ -312,6 +312,13 @@ impl WindowOperator {
         }
     }
 
+    /// The watermark ran ahead with a clock that is set back to `now`. Windows around now have fired: rows in no later one are late, those
+    /// of windows that begin from now on are not.
+    pub fn clock_was_set_back(&mut self, now: Timestamp) {
+        let fired = self.slices.as_ref().map_or(now.0, |slices| slices.bounds(slices.around(now.0).last).1.max(now.0));
+        self.watermark = self.watermark.min(fired);
+    }
+
     /// The watermark is here now: windows that end fire, windows past their lateness are freed.
     pub fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>) {
         if watermark.0 <= self.watermark {

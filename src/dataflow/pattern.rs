@@ -279,6 +279,11 @@ impl PatternOperator {
         out.push(Output::new(id, &self.pipeline, at, body));
     }
 
+    /// The watermark ran ahead with a clock that is set back to `now`: rows from then on are not late.
+    pub fn clock_was_set_back(&mut self, now: Timestamp) {
+        self.watermark = self.watermark.min(now);
+    }
+
     /// Moves event time on to `watermark` (exclusive: no row earlier than it follows; one that is not later does nothing): looks at the
     /// rows before it in the order of their times, and at the ends of what was waited for.
     pub fn advance(&mut self, watermark: Timestamp, out: &mut Vec<Output>) {

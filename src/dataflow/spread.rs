@@ -319,6 +319,14 @@ impl SpreadWindows {
         open
     }
 
+    /// The watermark ran ahead with a clock that is set back to `now` ([`WindowOperator::clock_was_set_back`]).
+    pub fn clock_was_set_back(&mut self, now: Timestamp) {
+        match &mut self.shards {
+            Shards::One(operator) => operator.clock_was_set_back(now),
+            Shards::Many(crew) => crew.states().for_each(|mut shard| shard.operator.clock_was_set_back(now)),
+        }
+    }
+
     /// Rows that came too late.
     pub fn late_count(&self) -> u64 {
         self.of_each(WindowOperator::late_count).into_iter().sum()

@@ -2,7 +2,7 @@
 //!
 //! A watermark `w` is exclusive: no row with a time before `w` is expected. In mode bounded it is the newest time of the partition minus the
 //! delay; in mode punctuated only what the source states moves it. The combined watermark is the minimum over the partitions that
-//! are not idle, and never falls. A partition is idle once nothing has come from it for `idle`, by arrival; it comes back with
+//! are not idle, and never falls but when the clock of arrivals turns out to have been ahead. A partition is idle once nothing has come from it for `idle`, by arrival; it comes back with
 //! its next row, and counts again once it has caught up with the combined watermark, as in Flink: until then its rows are late, and it holds
 //! nobody up. When all are idle, [`AllIdle`] says what happens.
 //!
@@ -196,6 +196,24 @@ impl Watermarks {
         }
     }
 
+    /// The clock of arrivals was set back, to `now`: what stands further ahead of it than `max_future` came from rows that this clock had
+    /// stamped, and is taken back. Whether that was so.
+    pub fn clock_was_set_back(&mut self, now: Timestamp) -> bool {
+        let Some(max_future_ns) = self.config.max_future_ns.filter(|_| self.arrivals) else { return false };
+        let limit = now.saturating_add(max_future_ns);
+        if self.state.newest <= limit && self.state.combined <= limit {
+            return false;
+        }
+        let expected = now.saturating_add(-self.config.delay_ns);
+        for partition in self.state.partitions.values_mut().filter(|one| one.newest > limit.0 || one.watermark > limit) {
+            partition.newest = partition.newest.min(now.0);
+            partition.watermark = partition.watermark.min(expected);
+        }
+        self.state.newest = self.state.newest.min(now);
+        self.state.combined = self.state.combined.min(expected);
+        true
+    }
+
     /// Time passed: partitions that have been silent for too long are left out.
     pub fn tick(&mut self, now: Timestamp) -> Ticked {
         let Some(idle_ns) = self.config.idle_ns.filter(|_| self.arrivals) else { return Ticked::Nothing };
@@ -340,6 +358,22 @@ mod tests {
         assert_eq!(watermarks.next_deadline(), Some(Timestamp(31 * SECOND)));
         assert_eq!(watermarks.tick(Timestamp(31 * SECOND)), Ticked::Nothing);
         assert_eq!(watermarks.tick(Timestamp(32 * SECOND)), Ticked::Closed, "counted from when the step was seen");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_and_is_set_back_leaves_no_watermark_ahead() {
+        let day = 86_400;
+        let mut watermarks = Watermarks::new(WatermarkConfig::default(), true);
+        seen(&mut watermarks, "a", 100, &[100]);
+        assert!(!watermarks.clock_was_set_back(Timestamp(90 * SECOND)), "a watermark may be a little ahead");
+        assert_eq!(seen(&mut watermarks, "a", day + 101, &[day + 101]), [day + 96]);
+        watermarks.clock_was_set(-day * SECOND);
+        assert!(watermarks.clock_was_set_back(Timestamp(102 * SECOND)));
+        assert_eq!((watermarks.combined(), watermarks.newest()), (Timestamp(97 * SECOND), Timestamp(102 * SECOND)));
+        assert_eq!(seen(&mut watermarks, "a", 110, &[110]), [105]);
+        let mut replay = Watermarks::new(WatermarkConfig::default(), false);
+        seen(&mut replay, "a", 0, &[day]);
+        assert!(!replay.clock_was_set_back(Timestamp(0)), "a replay has no clock");
     }
 
     #[test]

@@ -346,6 +346,13 @@ impl Pipeline {
         self.finish(out, step);
     }
 
+    /// The stream's watermark ran ahead with a clock that is set back to `now`.
+    pub fn clock_was_set_back(&mut self, now: Timestamp) {
+        self.windows.iter_mut().for_each(|window| window.clock_was_set_back(now));
+        self.joins.iter_mut().for_each(|join| join.clock_was_set_back(now));
+        self.patterns.iter_mut().for_each(|pattern| pattern.clock_was_set_back(now));
+    }
+
     /// All partitions of the stream are silent: windows that are open say what they have.
     pub fn close(&mut self, at: Seq, step: &mut Step) {
         if !self.running {
