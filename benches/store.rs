@@ -33,6 +33,7 @@ const ENCODED_ROWS: usize = 4_000_000;
 const ROUNDS: usize = 5;
 /// Batches that are sent again and again.
 const BATCHES: usize = 64;
+
 /// The demo machine's fastest sensor in batches of `rows`, each of one source's partition.
 fn batches(rows: usize, source: usize) -> Vec<Arc<Batch>> {
     let streams = config::parse(common::DEMO).unwrap_or_else(|faults| panic!("{faults:?}")).streams();
@@ -132,11 +133,12 @@ fn durable(load: &Load) -> Measured {
         store.writer().subscribe(wish).expect("a subscription");
     }
     let (stop, rows) = (AtomicBool::new(false), Arc::new(AtomicU64::new(0)));
+    let by_source: Vec<_> = (0..load.sources).map(|source| batches(load.rows_a_batch, source)).collect();
     let started = Instant::now();
     std::thread::scope(|scope| {
-        for source in 0..load.sources {
+        for batches in &by_source {
             let (writer, stop, rows) = (store.writer(), &stop, Arc::clone(&rows));
-            scope.spawn(move || append(&writer, load, source, stop, &rows, started));
+            scope.spawn(move || append(&writer, load, batches, stop, &rows, started));
         }
         if load.with_sink {
             scope.spawn(|| follow(&store, &stop));
@@ -191,8 +193,7 @@ fn measured(store: &Store, rows: u64, took: Duration) -> Measured {
     }
 }
 
-fn append(writer: &Writer, load: &Load, source: usize, stop: &AtomicBool, rows: &Arc<AtomicU64>, started: Instant) {
-    let batches = batches(load.rows_a_batch, source);
+fn append(writer: &Writer, load: &Load, batches: &[Arc<Batch>], stop: &AtomicBool, rows: &Arc<AtomicU64>, started: Instant) {
     let interval = load.rate.map(|rate| Duration::from_secs_f64((load.rows_a_batch * load.sources) as f64 / rate));
     let mut message = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::model::{Order, Severity};
+use crate::{
+    model::{Order, Severity},
+    store::NOTHING_TO_REMOVE,
+};
 
 /// A problem that is gone sooner is not reported.
 const LASTING: Duration = Duration::from_secs(10);
@@ -51,7 +54,7 @@ enum Sort {
     Stalled,
     /// [`UNACCOUNTED`]
     Unaccounted,
-    /// [`FULL`]
+    /// [`NOTHING_TO_REMOVE`]
     Full,
 }
 
@@ -59,15 +62,13 @@ enum Sort {
 pub(super) const STALLED: &str = "nothing was confirmed";
 /// In what is said of a ledger that does not balance.
 pub(super) const UNACCOUNTED: &str = "unaccounted";
-/// In what a store says that has no room.
-const FULL: &str = "bytes are in use and nothing may be removed";
 
 fn subject(problem: &str) -> &str {
     problem.split(": ").next().unwrap_or_default()
 }
 
 fn sort(problem: &str) -> Sort {
-    let sorts = [(STALLED, Sort::Stalled), (UNACCOUNTED, Sort::Unaccounted), (FULL, Sort::Full)];
+    let sorts = [(STALLED, Sort::Stalled), (UNACCOUNTED, Sort::Unaccounted), (NOTHING_TO_REMOVE, Sort::Full)];
     sorts.into_iter().find(|(words, _)| problem.contains(words)).map_or(Sort::Trouble, |(_, sort)| sort)
 }
 

@@ -93,6 +93,7 @@ pub use retention::WhenFull;
 pub use schema::FILE_NAME;
 pub use shared::OnFatal;
 pub use state::Balance;
+pub use sweep::NOTHING_TO_REMOVE;
 pub use verify::{StoreFile, Verified, files, repair, verify};
 pub use waiting::WAIT_NS_MAX as CLOCK_WAIT_NS_MAX;
 pub use writer::{NotTaken, Writer};

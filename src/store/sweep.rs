@@ -15,6 +15,8 @@ use super::schema::{meta, set_meta};
 use super::state::State;
 use super::tables::{self, record_after};
 
+/// In what is said of a store without room.
+pub const NOTHING_TO_REMOVE: &str = "bytes are in use and nothing may be removed";
 /// Records in one transaction.
 const CHUNK: i64 = 512;
 /// Results and dead letters in one transaction.
@@ -135,7 +137,7 @@ impl Sweeper {
     pub fn full(&self) -> Option<String> {
         self.full.then(|| {
             format!(
-                "{} of {} bytes are in use and nothing may be removed: bring the sinks back, raise max_bytes, or choose shed_oldest",
+                "{} of {} {NOTHING_TO_REMOVE}: bring the sinks back, raise max_bytes, or choose shed_oldest",
                 self.used, self.bytes_max
             )
         })
