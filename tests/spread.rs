@@ -239,6 +239,22 @@ proptest! {
     }
 }
 
+/// Half a slide is the finest piece of time, and there are as many of those as there are numbers.
+#[test]
+fn rows_at_the_ends_of_time_are_in_few_windows() {
+    for time in [i64::MIN, i64::MIN + 1, i64::MIN + 2, i64::MAX - 1, i64::MAX] {
+        for (size_ns, slide_ns, offset) in [(185, 2, -5), (185, 2, 0), (3, 2, 1), (2, 1, 0), (7, 3, 1), (1, 2, 1)] {
+            let sliding = WindowKind::Sliding { size_ns, slide_ns };
+            let config = config(sliding, offset, 0, Accumulation::Accumulating, &[]);
+            for end in [Event::Cut, Event::Fire] {
+                let once = Manner { shards: 1, restarts: false, one_by_one: false, flags: false, own_names: false };
+                let (told, _) = run(&config, &[(0, 0, time, 1.0, 0)], &[(1, end)], once);
+                assert!(told.len() as i64 <= size_ns / slide_ns + 3, "{} of {time} {size_ns} {slide_ns} {offset}", told.len());
+            }
+        }
+    }
+}
+
 /// Events at places within the rows.
 fn clamped(events: &[(usize, Event)], rows: usize) -> Vec<(usize, Event)> {
     events.iter().map(|(place, event)| ((*place).min(rows), *event)).collect()

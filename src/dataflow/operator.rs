@@ -350,9 +350,9 @@ impl WindowOperator {
     /// The first window after `after` that has rows.
     fn next_window(&self, slices: &Slices, after: i64) -> Option<i64> {
         let window = after.checked_add(1)?;
-        let (from, until) = slices.run(window);
-        let slice = self.panes.next_slice(from)?;
-        Some(if slice < until { window } else { slices.windows(slice).0.max(window) })
+        // At the ends of time a slice can look like one of windows that it is not in: the windows of the slice decide.
+        let (first, last) = slices.windows(self.panes.next_slice(slices.run(window).0)?);
+        Some(first.max(window)).filter(|window| *window <= last)
     }
 
     /// Fires the windows after `after` up to `until`, for each key that has something new.
