@@ -1,4 +1,4 @@
-//! Restarts by signal: what a reload may not break, and what going over the inbox again may not repeat.
+//! Restarts: what a reload may not break, what going over the inbox again may not repeat, and what a start does not read.
 
 use std::{fs, net::TcpListener, thread};
 
@@ -80,6 +80,40 @@ fn a_checkpoint_comes_at_its_interval_and_not_before() {
     processed(&appliance, 5);
     until("the checkpoint has everything, though nobody has asked for it", || (place().0 == place().1).then_some(()));
     appliance.kill();
+}
+
+/// Bytes that the program has read so far, from whatever file.
+fn read_bytes(appliance: &Appliance) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{}/io", appliance.process.id())).expect("it runs");
+    let read = io.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("the kernel says so");
+    read.parse().expect("a number")
+}
+
+#[test]
+fn a_start_reads_what_follows_its_checkpoint_and_not_what_waits() {
+    let site = Site::new("starts");
+    site.configure(&[CONFIG, "[sinks.away]\ntype = \"redis\"\nurl = \"redis://127.0.0.1:1\"\n"].concat());
+    let (mut posted, mut states) = (0, Vec::new());
+    // More than the million rows that the rings are filled from again.
+    for posts in [44, 40] {
+        let appliance = site.start();
+        for _ in 0..posts {
+            let intensities = (0..25_000).map(|row| f64::from(row * 7_919 % 19_997) / 1_024.0);
+            assert_eq!(appliance.ask("POST", "/rows", &rows(intensities)).status, 202);
+            posted += 25_000;
+        }
+        appliance.until("it went through the engine", |status| {
+            entry(status, "pipelines", "quality")["processed"] == posted && status["store"]["bytes"].as_u64() > Some(0)
+        });
+        appliance.stop();
+        let appliance = site.start();
+        let status = appliance.until("all of them wait", |status| entry(status, "sinks", "away")["rows"]["buffered"] == posted);
+        states.push((read_bytes(&appliance), status["store"]["bytes"].as_u64().expect("a number")));
+        appliance.stop();
+    }
+    let [(read_few, few_bytes), (read_many, many_bytes)] = states[..] else { panic!("two starts") };
+    assert!(many_bytes > few_bytes + 2_000_000, "{states:?}");
+    assert!(read_many < read_few + (many_bytes - few_bytes) / 10, "{states:?}");
 }
 
 #[test]
