@@ -211,7 +211,6 @@ impl Appliance {
             engine: requests,
             intake: appliance.intake.clone(),
             writer: store.writer(),
-            directory: store.directory().to_owned(),
             roster: appliance.roster.clone(),
             rows: posted,
         };

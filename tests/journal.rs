@@ -17,6 +17,10 @@ use serde_json::Value;
 const STREAM: &str = "[streams.melt]\nsignals = { intensity = \"V\" }\n";
 const ROWS: u64 = 40 * 500;
 
+fn now_ns() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64
+}
+
 /// A store of forty records with five hundred rows each, closed.
 fn fill(directory: &Path) {
     // Not a pattern, so that a record is longer than what a page holds.
@@ -26,7 +30,7 @@ fn fill(directory: &Path) {
 fn fill_with(directory: &Path, value: impl Fn(u64, u64) -> f64) {
     let store = Store::open(directory, StoreConfig::default()).unwrap().0;
     let stream = std::sync::Arc::new(Stream::new("melt", &["intensity"], &[]));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    let now = now_ns();
     for record in 0..40_i64 {
         let mut batch = Batch::new(stream.clone(), "source".into(), "partition".into(), Timestamp(now));
         batch.time = (0..500).map(|row| now + record * 500 + row).collect();
@@ -116,6 +120,8 @@ fn exit_codes_tell_a_wrong_call_from_a_wrong_store() {
     let (code, _, said) = journal("inspect", dir.path());
     assert_eq!(code, Some(1));
     assert!(said.contains("there is no store here"), "{said}");
+    let (code, _, said) = journal("repair", dir.path());
+    assert_eq!((code, fs::read_dir(dir.path()).unwrap().count()), (Some(1), 0), "{said}");
     assert_eq!(run(&["journal", "inspect", "-c", "a", "--dir", "b"]).status.code(), Some(2));
     assert_eq!(run(&["journal", "mend"]).status.code(), Some(2));
     let config = dir.path().join("wrong.toml");
@@ -205,6 +211,30 @@ fn a_service_starts_although_a_page_of_its_last_rows_is_gone() {
     }
 }
 
+#[test]
+fn damage_that_a_question_meets_is_said_and_salvaged_at_the_next_start() {
+    let site = Site::new("asked");
+    site.configure(STREAM);
+    fill(&site.data_dir());
+    let appliance = site.start();
+    appliance.until("the engine has the rows", |status| list(status, "streams")[0]["rows"] == ROWS);
+    damage(&site.data_dir());
+    for _ in 0..3 {
+        let history = appliance.get("/streams/melt/history?limit=100000");
+        assert_eq!((list(&history, "rows").len() as u64, &history["complete"]), (ROWS - 500, &false.into()));
+    }
+    let status =
+        appliance.until("it is said", |status| list(status, "problems").iter().any(|one| one.to_string().contains("damaged")));
+    assert!(status["problems"].to_string().contains("1 records cannot be read"), "{}", status["problems"]);
+    appliance.stop();
+    let written = run(&["history", "-c", site.config().to_str().unwrap(), "--stream", "melt"]);
+    assert_eq!((stdout(&written).lines().count() as u64, written.status.code()), (ROWS - 500, Some(1)));
+    assert!(stderr(&written).contains("1 records are damaged"), "{}", stderr(&written));
+    let appliance = site.start();
+    appliance.until("the loss is told", |status| status["problems"].to_string().contains("500 rows are lost"));
+    appliance.stop();
+}
+
 /// Rows that the site's store has.
 fn kept_rows(site: &Site) -> u64 {
     let mut reader = Reader::open(&site.data_dir()).unwrap();
@@ -228,7 +258,7 @@ fn dead_letters_of_a_damaged_store_are_kept() {
         source: "source".into(),
         partition: "partition".into(),
         stream: None,
-        arrival: Timestamp(1),
+        arrival: Timestamp(now_ns()),
         reason: "not_json".to_owned(),
         detail: "no JSON".to_owned(),
         raw: b"{".to_vec(),
@@ -236,14 +266,22 @@ fn dead_letters_of_a_damaged_store_are_kept() {
     let writer = store.writer();
     writer.append_blocking(qadf_edge::store::Append {
         input: None,
-        dead_letters: vec![letter.clone()],
+        dead_letters: vec![letter.clone(); 4],
         decoded_at: std::time::Instant::now(),
         on_synced: Box::new(|done| assert!(done.is_ok())),
     });
+    writer.remove_dead_letter(2).unwrap();
     drop(store);
+    let numbers = || {
+        let letters = Reader::open(dir.path()).unwrap().dead_letters(0, 10).unwrap();
+        letters.iter().map(|(number, _)| *number).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(), [1, 3, 4]);
     damage(dir.path());
-    assert_eq!(journal("repair", dir.path()).0, Some(0));
+    let (code, said, _) = journal("repair", dir.path());
+    assert_eq!(code, Some(0));
+    assert!(said["loss"]["notes"].to_string().contains("dead letters 2 are not there"), "{said}");
+    assert_eq!(numbers(), [1, 3, 4]);
     let letters = Reader::open(dir.path()).unwrap().dead_letters(0, 10).unwrap();
-    assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].1.raw, letter.raw);
 }

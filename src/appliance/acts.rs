@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -30,7 +29,7 @@ use crate::{
     model::{Batch, Row},
     spc::{ChartOperator, ChartView},
     status::SourceRows,
-    store::{Reader, Writer},
+    store::Writer,
 };
 
 /// Keys of state that are listed.
@@ -40,10 +39,8 @@ const STATES_MAX: usize = 10_000;
 pub(super) struct Desk {
     pub engine: mpsc::Sender<Request>,
     pub intake: Intake,
-    /// The way into the store. A question may outlast the appliance, so it must not be what keeps the store open.
+    /// The way into the store, and to what is read from it. A question may outlast the appliance, so it must not be what keeps the store open.
     pub writer: Writer,
-    /// Where the store is; each question reads with a connection of its own.
-    pub directory: PathBuf,
     pub roster: SharedRoster,
     /// What became of the rows that came this way.
     pub rows: Arc<Mutex<SourceRows>>,
@@ -80,18 +77,18 @@ impl Desk {
         match act {
             Act::Append { body, stream } => self.append(&body, stream.as_deref()).await,
             Act::State { prefix } => {
-                let directory = self.directory.clone();
-                blocking(move || state(&directory, &prefix)).await
+                let store = self.writer.clone();
+                blocking(move || state(&store, &prefix)).await
             }
             Act::History { stream, from, to, condition, limit } => {
                 let known = self.roster.now().streams.into_iter().find(|known| *known.id == *stream);
                 let stream = known.ok_or_else(|| Refusal::NotFound(format!("there is no stream `{stream}`")))?;
-                let (directory, wanted) = (self.directory.clone(), Wanted { stream, from, to, condition });
-                blocking(move || history(&directory, &wanted, limit)).await
+                let (store, wanted) = (self.writer.clone(), Wanted { stream, from, to, condition });
+                blocking(move || history(&store, &wanted, limit)).await
             }
             Act::DeadLetters { after, limit } => {
-                let directory = self.directory.clone();
-                blocking(move || dead_letters(&directory, after, limit)).await
+                let store = self.writer.clone();
+                blocking(move || dead_letters(&store, after, limit)).await
             }
             Act::Resubmit(number) => self.resubmit(number).await,
             other => Err(Refusal::Failed(format!("{other:?} is not answered here"))),
@@ -120,8 +117,8 @@ impl Desk {
     /// Takes a dead letter's bytes as rows of its stream; removes it once they are durable. If the appliance ends in between, the letter is
     /// still there although its rows were taken.
     async fn resubmit(&self, number: u64) -> Answer {
-        let directory = self.directory.clone();
-        let read = spawn_blocking(move || Reader::open(&directory)?.dead_letters(number.saturating_sub(1), 1)).await;
+        let store = self.writer.clone();
+        let read = spawn_blocking(move || store.reader()?.dead_letters(number.saturating_sub(1), 1)).await;
         let read = read.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(|error| refusal(&error))?;
         let letter = read.into_iter().find(|(found, _)| *found == number).map(|(_, letter)| letter);
         let letter = letter.ok_or_else(|| Refusal::NotFound(format!("there is no dead letter {number}; see /dead-letters")))?;
@@ -185,12 +182,12 @@ async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
     spawn_blocking(work).await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
 }
 
-/// Recorded rows, at most `limit`; `complete` says whether those are all.
-fn history(directory: &Path, wanted: &Wanted, limit: usize) -> Answer {
+/// Recorded rows, at most `limit`; `complete` says whether those are all: rows may be left, or be on a damaged page.
+fn history(store: &Writer, wanted: &Wanted, limit: usize) -> Answer {
     if wanted.from > wanted.to {
         return Err(Refusal::Invalid("`from` is later than `to`: exchange them".into()));
     }
-    let mut reader = Reader::open(directory).map_err(|error| refusal(&error))?;
+    let mut reader = store.reader().map_err(|error| refusal(&error))?;
     let mut rows: Vec<Row> = Vec::new();
     let mut more = false;
     let each = |row| {
@@ -205,19 +202,20 @@ fn history(directory: &Path, wanted: &Wanted, limit: usize) -> Answer {
         RecordedError::Condition(_) => Refusal::Invalid(error.to_string()),
         RecordedError::Store(error) => refusal(&error),
     })?;
-    to_bytes(&json!({"stream": &*wanted.stream.id, "rows": rows, "complete": !more}))
+    let complete = !more && reader.damaged().0 == 0;
+    to_bytes(&json!({"stream": &*wanted.stream.id, "rows": rows, "complete": complete}))
 }
 
 /// Dead letters after a number, without their bytes.
-fn dead_letters(directory: &Path, after: u64, limit: usize) -> Answer {
-    let reader = Reader::open(directory).map_err(|error| refusal(&error))?;
+fn dead_letters(store: &Writer, after: u64, limit: usize) -> Answer {
+    let reader = store.reader().map_err(|error| refusal(&error))?;
     let letters = reader.dead_letters(after, limit).map_err(|error| refusal(&error))?;
     to_bytes(&letters.iter().map(|(number, letter)| letter.head(*number)).collect::<Vec<_>>())
 }
 
 /// The parts of the last checkpoint, by name.
-fn state(directory: &Path, prefix: &str) -> Answer {
-    let reader = Reader::open(directory).map_err(|error| refusal(&error))?;
+fn state(store: &Writer, prefix: &str) -> Answer {
+    let reader = store.reader().map_err(|error| refusal(&error))?;
     let checkpoint = reader.checkpoint().map_err(|error| refusal(&error))?;
     let position = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position.0);
     let parts = checkpoint.map_or_else(Vec::new, |checkpoint| checkpoint.parts);

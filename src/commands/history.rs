@@ -66,7 +66,7 @@ enum Format {
 /// Runs it.
 ///
 /// # Errors
-/// No such stream, no store, a condition that is no expression, a file that cannot be written.
+/// No such stream, no store, a condition that is no expression, a file that cannot be written; damaged records, once the others are written.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(&arguments.config)?;
     let streams = config.streams();
@@ -87,14 +87,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let stdout = std::io::stdout();
     match &arguments.output {
         None if arguments.format == Format::Parquet && stdout.is_terminal() => {
-            Err(Failure::Usage("this is binary data: name a file with -o, or redirect it".into()))
+            return Err(Failure::Usage("this is binary data: name a file with -o, or redirect it".into()));
         }
-        None => write(&mut reader, &wanted, arguments.format, stdout),
+        None => write(&mut reader, &wanted, arguments.format, stdout)?,
         Some(path) => {
             let file = std::fs::File::create(path)
                 .map_err(|error| Failure::Failed(format!("cannot write {}: {error}", path.display())))?;
-            write(&mut reader, &wanted, arguments.format, file)
+            write(&mut reader, &wanted, arguments.format, file)?;
         }
+    }
+    match reader.damaged().0 {
+        0 => Ok(()),
+        count => Err(Failure::Failed(format!(
+            "{count} records are damaged, and their rows are missing from what was written: stop the service and run \
+             `qadf-edge journal repair`, or restart it"
+        ))),
     }
 }
 

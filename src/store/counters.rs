@@ -56,7 +56,7 @@ pub struct StoreCounters {
     pub rows_removed_by_age: u64,
     /// Rows removed because there was no room, delivered or not.
     pub rows_removed_for_room: u64,
-    /// Records that were asked for and cannot be read.
+    /// Records that were asked for and cannot be read, each once.
     pub records_damaged: u64,
     /// The first damage that was met since the start; the next start salvages.
     pub damage: Option<String>,

@@ -77,7 +77,8 @@ impl History {
     pub fn next(&mut self, reader: &mut Reader, rows_max: usize) -> Result<Vec<Row>, StoreError> {
         let mut found = Vec::new();
         while found.len() < rows_max {
-            self.open_until_sure(reader)?;
+            let sure = self.open_until_sure(reader);
+            reader.told(sure)?;
             let Some(Reverse((_, _, record))) = self.rows.pop() else { break };
             let Some(open) = self.open.get_mut(&record) else { break };
             found.extend(open.order.pop().map(|row| open.batch.row(row as usize)));
@@ -99,7 +100,9 @@ impl History {
                 _ if next_batch.is_some_and(|time| time <= next_row) => {
                     if let Some(Reverse((_, record))) = self.batches.pop() {
                         let (connection, decoder) = reader.parts();
-                        self.open_batch(connection, decoder, record)?;
+                        if !self.open_batch(connection, decoder, record)? {
+                            reader.note_damaged(record);
+                        }
                     }
                 }
                 _ => return Ok(()),
@@ -118,12 +121,13 @@ impl History {
         Ok(())
     }
 
-    /// Reads a batch; one that was removed or does not decode has no rows.
-    fn open_batch(&mut self, connection: &Connection, decoder: &mut Decoder, record: i64) -> Result<(), StoreError> {
+    /// Reads a batch; one that was removed has no rows. Whether it decodes.
+    fn open_batch(&mut self, connection: &Connection, decoder: &mut Decoder, record: i64) -> Result<bool, StoreError> {
         let mut statement = connection.prepare_cached("SELECT seq, body FROM inbox WHERE record = ?1")?;
         let mut found = statement.query([record])?;
-        let Some(row) = found.next()? else { return Ok(()) };
+        let Some(row) = found.next()? else { return Ok(true) };
         let decoded = decoder.decode(row.get_ref(1)?.as_blob()?, Seq(row.get::<_, i64>(0)? as u64));
+        let is_good = decoded.is_ok();
         if let Ok(Input::Batch(batch)) = decoded {
             let inside = |row: &u32| (self.from..=self.to).contains(&batch.time[*row as usize]);
             let mut order: Vec<u32> = (0..batch.rows() as u32).filter(inside).collect();
@@ -131,7 +135,7 @@ impl History {
             self.open.insert(record, Open { batch, order });
             self.queue(record);
         }
-        Ok(())
+        Ok(is_good)
     }
 
     /// Queues the next row of an open batch, or closes it.

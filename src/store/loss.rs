@@ -55,7 +55,7 @@ impl Ranges {
     }
 
     /// As people read it.
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         let said = |(first, last): &(u64, u64)| if first == last { format!("{first}") } else { format!("{first} to {last}") };
         let some: Vec<String> = self.ranges.iter().take(RANGES_SAID).map(said).collect();
         let more = if self.ranges.len() > RANGES_SAID { ", …" } else { "" };

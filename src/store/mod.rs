@@ -224,7 +224,7 @@ impl Store {
     /// # Errors
     /// As the disk's.
     pub fn reader(&self) -> Result<Reader, StoreError> {
-        Ok(Reader::open(&self.directory)?.of(Arc::clone(&self.shared)))
+        self.writer().reader()
     }
 
     /// Every input after `record`, for an engine.

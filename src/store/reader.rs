@@ -168,7 +168,7 @@ impl Reader {
     }
 
     /// Passes an outcome on; damage that no reader gets past ends the store.
-    fn told<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn told<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         if let (Some(shared), Err(error)) = (&self.shared, &outcome) {
             shared.met(error);
         }
@@ -507,6 +507,10 @@ impl Reader {
     /// Records that could not be decoded so far: how many, and which (the first thousand).
     pub fn damaged(&self) -> (u64, impl Iterator<Item = RecordNo> + '_) {
         (self.damaged.count, self.damaged.records.iter().copied().map(RecordNo))
+    }
+
+    pub(super) fn note_damaged(&mut self, record: i64) {
+        self.damaged.note(RecordNo(record as u64));
     }
 
     pub(super) fn connection(&self) -> &Connection {

@@ -17,7 +17,7 @@ use super::checkpoint;
 use super::duplicates::Duplicates;
 use super::encoding::Decoder;
 use super::error::StoreError;
-use super::loss::Loss;
+use super::loss::{Loss, Ranges};
 use super::schema::{meta, set_meta};
 use super::settle;
 use super::tables::{NewRecord, insert_record};
@@ -467,6 +467,24 @@ impl<'a> Rebuild<'a> {
         let counts: [i64; 4] = self.to.query_row(text, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?;
         let kept = &mut self.loss.kept;
         [kept.records, kept.rows, kept.results, kept.dead_letters] = counts.map(|count| count.max(0) as u64);
+        self.note_dead_letters()
+    }
+
+    /// Dead letters that are taken in again leave gaps too, so that what is missing between others is not surely lost.
+    fn note_dead_letters(&mut self) -> Result<(), StoreError> {
+        let mut missing = Ranges::default();
+        let mut statement = self.to.prepare("SELECT number FROM dead_letters ORDER BY number")?;
+        let mut numbers = statement.query([])?;
+        let mut next = None;
+        while let Some(row) = numbers.next()? {
+            let number = possible(row.get(0)?);
+            missing.push(next.unwrap_or(number), number.saturating_sub(1));
+            next = Some(number + 1);
+        }
+        if missing.count > 0 {
+            let note = format!("dead letters {} are not there: lost now, or taken in again before", missing.said());
+            self.loss.notes.push(note);
+        }
         Ok(())
     }
 }

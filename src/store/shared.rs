@@ -1,5 +1,6 @@
 //! What the writer's thread shares with everybody else.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -10,6 +11,9 @@ use super::error::StoreError;
 use super::queue::Queue;
 use super::salvage;
 use super::state::Balance;
+
+/// Damaged records that are counted; the first one makes the next start salvage.
+const DAMAGED_MAX: usize = 65_536;
 
 /// Called once, when the store has ended after a fatal error.
 pub type OnFatal = Box<dyn FnOnce(StoreError) + Send>;
@@ -25,6 +29,8 @@ pub struct Live {
     /// From handing an append over to its acknowledgement.
     pub acknowledgements: Durations,
     on_fatal: Option<OnFatal>,
+    /// Records that cannot be read, whoever asked for them.
+    damaged: BTreeSet<u64>,
 }
 
 /// See the module.
@@ -35,7 +41,8 @@ pub struct Shared {
     pub committed: AtomicU64,
     /// Appends that found no room at first.
     pub held_back: AtomicU64,
-    directory: PathBuf,
+    /// Where the store is.
+    pub directory: PathBuf,
     live: Mutex<Live>,
     checkpointer: Mutex<Option<SyncSender<()>>>,
 }
@@ -54,6 +61,7 @@ impl Shared {
                 commits: Durations::new()?,
                 acknowledgements: Durations::new()?,
                 on_fatal: None,
+                damaged: BTreeSet::new(),
             }),
             checkpointer: Mutex::new(Some(checkpointer)),
         })
@@ -81,7 +89,13 @@ impl Shared {
 
     /// A record cannot be read. It is passed over; the next start salvages.
     pub fn damaged(&self, record: u64) {
-        self.live().counters.records_damaged += 1;
+        {
+            let mut live = self.live();
+            if live.damaged.len() < DAMAGED_MAX {
+                live.damaged.insert(record);
+                live.counters.records_damaged = live.damaged.len() as u64;
+            }
+        }
         self.note_damage(&format!("record {record} does not match its checksum"));
     }
 

@@ -59,7 +59,7 @@ pub fn verify(directory: &Path) -> Result<Verified, StoreError> {
     let mut found = Verified::default();
     let file = directory.join(FILE_NAME);
     if !file.exists() {
-        return Err(StoreError::File { path: file.display().to_string(), what: "there is no store here".to_owned() });
+        return Err(no_store(&file));
     }
     if let Some(why) = salvage::marked(directory) {
         found.fault(format!("damage was met while the service ran: {why}"));
@@ -73,11 +73,15 @@ pub fn verify(directory: &Path) -> Result<Verified, StoreError> {
     }
     drop(is_idle);
     match look(&file, &mut found) {
-        Err(StoreError::Corrupt(why)) => found.fault(why),
+        Err(StoreError::Corrupt(why)) => found.fault(format!("{why}; what comes after it was neither looked at nor counted")),
         other => other?,
     }
     found.sound = found.fault_count == 0;
     Ok(found)
+}
+
+fn no_store(path: &Path) -> StoreError {
+    StoreError::File { path: path.display().to_string(), what: "there is no store here".to_owned() }
 }
 
 /// Brings a salvage to its end, or salvages a store with faults; what is lost. `None` = there was nothing to mend.
@@ -86,6 +90,9 @@ pub fn verify(directory: &Path) -> Result<Verified, StoreError> {
 /// [`StoreError::Locked`] while a service has it open; errors of the disk.
 pub fn repair(directory: &Path) -> Result<Option<Loss>, StoreError> {
     let making = Making::new(StoreConfig::default().page_bytes)?;
+    if files(directory)?.is_empty() {
+        return Err(no_store(directory));
+    }
     let lock = DirectoryLock::take(directory)?;
     if let Some(loss) = salvage::finish(directory)? {
         return Ok(Some(loss));

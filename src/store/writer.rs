@@ -12,6 +12,7 @@ use super::encoding::{fits, rows_max};
 use super::error::StoreError;
 use super::merge::SMALL_ROWS;
 use super::queue::{Refused, Waker};
+use super::reader::Reader;
 use super::shared::Shared;
 use crate::model::{Batch, Input, Seq};
 
@@ -27,6 +28,14 @@ pub struct NotTaken(Prepared);
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// A connection to read with; damage that it meets is noted as when the store itself meets it.
+    ///
+    /// # Errors
+    /// As the disk's.
+    pub fn reader(&self) -> Result<Reader, StoreError> {
+        Ok(Reader::open(&self.shared.directory)?.of(Arc::clone(&self.shared)))
     }
 
     /// Hands rows over, waiting while the queue is full. The answer comes through `on_synced`, errors too.
