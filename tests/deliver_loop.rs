@@ -228,7 +228,9 @@ async fn supervised(far_end: &FarEnd, backlog: &Memory, stalled_after: Duration,
     };
     let backlog = backlog.clone();
     let running = tokio::spawn(supervise(what, move || Ok(backlog.clone())));
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !done(&counters.snapshot()) {
+        assert!(Instant::now() < deadline, "{:?}", counters.snapshot());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     stop.send_replace(true);
@@ -238,7 +240,8 @@ async fn supervised(far_end: &FarEnd, backlog: &Memory, stalled_after: Duration,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_that_stands_while_rows_wait_is_an_alarm_and_starts_the_sink_again() {
-    let (far_end, backlog) = (FarEnd::with([Order::Deliver, Order::Hang]), Memory::of(100, 5));
+    let hangs = std::iter::repeat_with(|| Order::Hang).take(1_000);
+    let (far_end, backlog) = (FarEnd::with(std::iter::once(Order::Deliver).chain(hangs)), Memory::of(100, 5));
     let allowed = Duration::from_millis(80);
     let alarmed = supervised(&far_end, &backlog, allowed, |now| now.standing_ms > 0).await;
     assert!(alarmed.standing_ms >= 80, "{alarmed:?}");

@@ -112,8 +112,21 @@ impl Number {
                     "/" => a / b,
                     "%" => a % b,
                     "pow" => a.powf(b),
-                    "min" => a.min(b),
-                    "max" => a.max(b),
+                    // Of two zeros the second.
+                    "min" => {
+                        if a < b || a.is_nan() {
+                            a
+                        } else {
+                            b
+                        }
+                    }
+                    "max" => {
+                        if a > b || a.is_nan() {
+                            a
+                        } else {
+                            b
+                        }
+                    }
                     other => unreachable!("{other}"),
                 })
             }

@@ -189,7 +189,8 @@ fn kinds() -> impl Strategy<Value = (WindowKind, i64)> {
 
 /// Rows whose times rise, but for as much as the delay.
 fn in_time() -> impl Strategy<Value = Vec<Sample>> {
-    let row = (0..8_u8, 0..12_i64, 0..=DELAY, -20..80_i32);
+    // A row that is the whole delay late is at the watermark, where a session may have ended just before it.
+    let row = (0..8_u8, 0..12_i64, 0..DELAY, -20..80_i32);
     proptest::collection::vec(row, 1..150).prop_map(|rows| {
         let mut now = 0;
         let row = |(part, step, back, value): (u8, i64, i64, i32)| {

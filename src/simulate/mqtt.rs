@@ -21,6 +21,8 @@ const REQUESTS_MAX: usize = 32;
 const RETRY: Duration = Duration::from_millis(500);
 /// For the last rows at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// From one look to the next whether those are acknowledged.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Where chamber rows go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +115,7 @@ impl Publisher {
         let shared = Arc::new(Shared::default());
         Self {
             rows,
-            feeder: tokio::spawn(feed(client, waiting, target.topic.clone().unwrap_or_else(|| topic.into()))),
+            feeder: tokio::spawn(feed(client, waiting, target.topic.clone().unwrap_or_else(|| topic.into()), Arc::clone(&shared))),
             driver: tokio::spawn(drive(events, Arc::clone(&shared))),
             shared,
             overrun: 0,
@@ -149,13 +151,22 @@ impl Publisher {
     }
 }
 
-async fn feed(client: AsyncClient, mut rows: mpsc::Receiver<String>, topic: String) {
+async fn feed(client: AsyncClient, mut rows: mpsc::Receiver<String>, topic: String, shared: Arc<Shared>) {
+    let mut published = 0;
     while let Some(row) = rows.recv().await {
         // Fails only when the driver is gone, at the end.
         if client.publish(&topic, QoS::AtLeastOnce, false, row).await.is_err() {
             return;
         }
+        published += 1;
     }
+    let acknowledged = async {
+        while shared.acknowledged.load(Ordering::Relaxed) < published {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    // What the broker has and has not acknowledged yet is not counted, although it delivers it.
+    let _ = tokio::time::timeout(FAREWELL / 2, acknowledged).await;
     let _ = client.disconnect().await;
 }
 

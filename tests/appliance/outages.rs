@@ -151,7 +151,11 @@ fn a_bad_line_that_is_unplugged_again_and_again_loses_no_row() {
     }
     let report = machine.switch_off();
     appliance.until("the machine is off", |status| entry(status, "sources", "scan_head")["state"] == "down");
-    let status = appliance.until_delivered();
+    appliance.until_delivered();
+    let status = appliance.until("the counts stand", |status| {
+        let (rows, store) = (&entry(status, "sources", "scan_head")["rows"], &status["store"]);
+        (&rows["accepted"], &rows["rejected"]) == (&store["rows"], &store["dead_letters"])
+    });
     appliance.stop();
 
     let rows = crate::ends::stored(&mut site.store());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use qadf_edge::deliver::{
-    Delivery, Progress, SinkError,
+    Delivery, Identity, Progress, SinkError,
     kafka::{KafkaSink, Settings},
 };
 use qadf_edge::model::Seq;
@@ -56,8 +56,9 @@ pub fn records(server: &Server, topic: &str) -> Vec<Record> {
         match consumer.poll(WITHIN) {
             Some(Ok(message)) => records.push(record(&message)),
             Some(Err(KafkaError::PartitionEOF(_))) => return records,
+            // The client tries again by itself.
+            Some(Err(KafkaError::MessageConsumption(_))) | None => {}
             Some(Err(error)) => panic!("{error}"),
-            None => {}
         }
     }
     panic!("no end of {topic} within {WITHIN:?}")
@@ -78,13 +79,25 @@ pub fn row_ids_of(records: &[Record]) -> Vec<String> {
     records.iter().filter(|record| record.headers["kind"] == "row").map(|record| record.id().to_owned()).collect()
 }
 
+/// Connected; a broker that has just started may take a while to answer.
+async fn connected(settings: &Settings, identity: Identity) -> (KafkaSink, Option<Progress>) {
+    let deadline = Instant::now() + 3 * WITHIN;
+    loop {
+        match KafkaSink::connect(settings, "plant", identity.clone()).await {
+            Ok(connected) => return connected,
+            Err(SinkError::Retry(_)) if Instant::now() < deadline => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn rows_and_results_have_the_contracts_shapes() {
     let server = Server::of(Kind::Kafka);
     for delivery in [Delivery::AtMostOnce, Delivery::AtLeastOnce, Delivery::ExactlyOnce] {
         let topic = unique("shapes");
         let settings = settings(&server, &topic, delivery);
-        let (mut sink, _) = KafkaSink::connect(&settings, "plant", identity("lpbf-07")).await.expect("connected");
+        let (mut sink, _) = connected(&settings, identity("lpbf-07")).await;
         sink.deliver(&parcel(1, 2)).await.expect("delivered");
         let all = records(&server, &topic);
         assert_eq!(all.len(), 4, "{delivery:?}");
@@ -113,22 +126,22 @@ async fn a_crash_between_commit_and_cursor_repeats_nothing() {
     let topic = unique("crash");
     let appliance = unique("appliance");
     let settings = settings(&server, &topic, Delivery::ExactlyOnce);
-    let (mut sink, known) = KafkaSink::connect(&settings, "plant", identity(&appliance)).await.expect("connected");
+    let (mut sink, known) = connected(&settings, identity(&appliance)).await;
     assert_eq!(known, None);
     sink.deliver(&parcel(1, 100)).await.expect("delivered");
     sink.deliver(&parcel(101, 100)).await.expect("delivered");
     // The process ends here: the store's cursor never moved. The topic's did.
     drop(sink);
-    let (mut sink, known) = KafkaSink::connect(&settings, "plant", identity(&appliance)).await.expect("connected");
+    let (mut sink, known) = connected(&settings, identity(&appliance)).await;
     assert_eq!(known, Some(Progress { rows: Seq(200), results: Seq(203) }));
     sink.deliver(&parcel(201, 100)).await.expect("delivered");
     assert_eq!(row_ids_of(&records(&server, &topic)), row_ids(&appliance, 300));
     // Another appliance, or the same one with a new store, knows nothing of it.
-    let (_, known) = KafkaSink::connect(&settings, "plant", identity(&unique("other"))).await.expect("connected");
+    let (_, known) = connected(&settings, identity(&unique("other"))).await;
     assert_eq!(known, None);
     let mut fresh = identity(&appliance);
     fresh.store += 1;
-    let (_, known) = KafkaSink::connect(&settings, "plant", fresh).await.expect("connected");
+    let (_, known) = connected(&settings, fresh).await;
     assert_eq!(known, None);
 }
 
@@ -138,9 +151,9 @@ async fn a_forgotten_older_process_is_fenced_off() {
     let topic = unique("fenced");
     let appliance = unique("appliance");
     let settings = settings(&server, &topic, Delivery::ExactlyOnce);
-    let (mut older, _) = KafkaSink::connect(&settings, "plant", identity(&appliance)).await.expect("connected");
+    let (mut older, _) = connected(&settings, identity(&appliance)).await;
     older.deliver(&parcel(1, 1)).await.expect("delivered");
-    let (mut newer, known) = KafkaSink::connect(&settings, "plant", identity(&appliance)).await.expect("connected");
+    let (mut newer, known) = connected(&settings, identity(&appliance)).await;
     assert_eq!(known, Some(Progress { rows: Seq(1), results: Seq(3) }));
     let error = older.deliver(&parcel(2, 1)).await.expect_err("the newer has taken its place");
     assert!(matches!(error, SinkError::Fatal(_)), "{error:?}");
@@ -154,7 +167,7 @@ async fn a_record_too_large_for_the_broker_is_refused_and_the_rest_arrives() {
     let topic = unique("large");
     let appliance = unique("appliance");
     let settings = settings(&server, &topic, Delivery::ExactlyOnce);
-    let (mut sink, _) = KafkaSink::connect(&settings, "plant", identity(&appliance)).await.expect("connected");
+    let (mut sink, _) = connected(&settings, identity(&appliance)).await;
     let mut parcel = (*parcel(1, 3)).clone();
     parcel.results[0].json = format!("{{\"message\":\"{}\"}}", "x".repeat(2_000_000)).into_bytes().into();
     let error = sink.deliver(&parcel.into()).await.expect_err("2 MB is more than a record may have");

@@ -18,6 +18,8 @@ use crate::{
 };
 
 const ROWS: u64 = 20_000;
+/// Of a backlog, in one parcel.
+const PARCEL_ROWS_MAX: u64 = 800;
 const WITHIN: Duration = Duration::from_secs(90);
 
 /// A running loop.
@@ -198,8 +200,17 @@ async fn kafka_at_most_once_doubles_nothing_and_counts_what_an_outage_loses() {
     let mut all = expected.iter();
     assert!(ids.iter().all(|id| all.any(|one| one == id)), "in order, and none twice");
     assert_eq!(counters.delivered.rows + counters.lost.rows, ROWS);
-    // Nobody acknowledges: what was on its way to the broker when it was killed is missing besides what is counted.
-    assert!((ids.len() as u64) < ROWS && ids.len() as u64 <= counters.delivered.rows, "{} of {counters:?}", ids.len());
+    // Nobody acknowledges: what was on its way to the broker when it was killed is missing besides what is counted, and a part of the
+    // parcel that counts as lost may be there.
+    let there = ids.len() as u64;
+    assert!(there < ROWS && there <= counters.delivered.rows + PARCEL_ROWS_MAX, "{there} of {counters:?}");
+}
+
+/// Commits a few rows more, so that something waits although the server was quick; how many there are now.
+fn more(running: &Loop, backlog: &Memory) -> u64 {
+    backlog.content().batches.push(material::batch("meltpool", ROWS + 1, 50));
+    running.committed.send_replace(backlog.head());
+    ROWS + 50
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,11 +221,12 @@ async fn redis_killed_half_way_shows_the_latest_row_again() {
     let running = Loop::start(&appliance, Settings::Redis(redis::settings(&server)), &backlog);
     running.until(|now| now.delivered.rows > 2_000).await;
     server.kill();
+    let rows = more(&running, &backlog);
     running.until(|now| !now.up).await;
     server.start();
-    running.until_delivered(ROWS).await;
+    running.until_delivered(rows).await;
     running.stop().await;
-    assert_eq!(redis::latest_seq(&server, &appliance).await, ROWS);
+    assert_eq!(redis::latest_seq(&server, &appliance).await, rows);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,11 +237,12 @@ async fn a_frozen_server_counts_as_gone_and_heals_when_it_goes_on() {
     let running = Loop::start(&appliance, Settings::Redis(redis::settings(&server)), &backlog);
     running.until(|now| now.delivered.rows > 2_000).await;
     server.pause();
+    let rows = more(&running, &backlog);
     running.until(|now| !now.up && !now.last_error.is_empty()).await;
     server.resume();
-    running.until_delivered(ROWS).await;
+    running.until_delivered(rows).await;
     running.stop().await;
-    assert_eq!(redis::latest_seq(&server, &appliance).await, ROWS);
+    assert_eq!(redis::latest_seq(&server, &appliance).await, rows);
 }
 
 #[tokio::test(flavor = "multi_thread")]

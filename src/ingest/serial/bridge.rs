@@ -66,18 +66,6 @@ impl BridgeLine {
         Ok(())
     }
 
-    fn answered(&mut self, synced: Result<Vec<Heard>, InboxError>, line: &Line) -> Result<(), InboxError> {
-        match synced {
-            Ok(receipts) => self.host.synced(&receipts),
-            Err(InboxError::Refused(why)) => {
-                tracing::warn!(source = %line.id, "the device will be asked for rows again: {why}");
-                self.host.refused(Instant::now());
-            }
-            Err(InboxError::Closed) => return Err(InboxError::Closed),
-        }
-        Ok(())
-    }
-
     /// Puts the next word to the device into an empty `outgoing`, and hands on what waited for rows that are given up.
     async fn speak(&mut self, line: &Line, outlet: &mut Outlet<Heard>) -> Result<(), InboxError> {
         if !self.outgoing.is_empty() || !self.host.speak(Instant::now(), &mut self.outgoing.bytes) {
@@ -165,6 +153,18 @@ impl Protocol for BridgeLine {
             self.finish(to, outlet).await;
         }
         Ok(end)
+    }
+
+    fn answered(&mut self, synced: Result<Vec<Heard>, InboxError>, line: &Line) -> Result<(), InboxError> {
+        match synced {
+            Ok(receipts) => self.host.synced(&receipts),
+            Err(InboxError::Refused(why)) => {
+                tracing::warn!(source = %line.id, "the device will be asked for rows again: {why}");
+                self.host.refused(Instant::now());
+            }
+            Err(InboxError::Closed) => return Err(InboxError::Closed),
+        }
+        Ok(())
     }
 }
 

@@ -84,13 +84,7 @@ impl Protocol for Lines {
                         return Ok(End::Gone(why));
                     }
                 }
-                synced = outlet.next_synced() => match synced {
-                    Ok(_) => {}
-                    Err(InboxError::Refused(why)) => {
-                        tracing::error!(source = %line.id, "rows are shed, because a line of text cannot wait: {why}");
-                    }
-                    Err(InboxError::Closed) => return Err(InboxError::Closed),
-                },
+                synced = outlet.next_synced() => line.told(synced)?,
                 () = ended(shutdown) => return Ok(End::Shutdown),
             }
         }

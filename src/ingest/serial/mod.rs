@@ -105,6 +105,11 @@ trait Protocol {
         outlet: &mut Outlet<Self::Receipt>,
         shutdown: &mut watch::Receiver<bool>,
     ) -> impl Future<Output = Result<End, InboxError>> + Send;
+
+    /// What became of a parcel, also while the line is gone. `Err` = the inbox is closed.
+    fn answered(&mut self, synced: Result<Vec<Self::Receipt>, InboxError>, line: &Line) -> Result<(), InboxError> {
+        line.told(synced)
+    }
 }
 
 /// Runs until `shutdown` or the inbox is closed.
@@ -130,7 +135,7 @@ pub(super) async fn run(
 async fn keep_open<P: Protocol>(line: &Line, mut protocol: P, inbox: mpsc::Sender<Parcel>, mut shutdown: watch::Receiver<bool>) {
     let mut backoff = Backoff::new();
     let mut outlet = Outlet::new(Arc::clone(&line.id), inbox, Arc::clone(&line.status));
-    loop {
+    'open: loop {
         let opened = time::Instant::now();
         let end = match line.open() {
             Ok(port) => {
@@ -149,9 +154,14 @@ async fn keep_open<P: Protocol>(line: &Line, mut protocol: P, inbox: mpsc::Sende
         if opened.elapsed() > STABLE_AFTER {
             backoff.reset();
         }
-        tokio::select! {
-            () = time::sleep(backoff.pause()) => {}
-            () = ended(&mut shutdown) => break,
+        let pause = time::sleep(backoff.pause());
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                synced = outlet.next_synced() => if protocol.answered(synced, line).is_err() { break 'open },
+                () = ended(&mut shutdown) => break 'open,
+            }
         }
     }
     let deadline = Outlet::<P::Receipt>::drain_deadline();
@@ -161,6 +171,17 @@ async fn keep_open<P: Protocol>(line: &Line, mut protocol: P, inbox: mpsc::Sende
 impl Line {
     fn open(&self) -> tokio_serial::Result<SerialStream> {
         tokio_serial::new(&*self.device, self.baud).parity(self.parity).stop_bits(self.stop_bits).open_native_async()
+    }
+
+    /// Rows that nobody can ask for again are shed if the inbox refuses them.
+    fn told<R>(&self, synced: Result<Vec<R>, InboxError>) -> Result<(), InboxError> {
+        match synced {
+            Err(InboxError::Refused(why)) => {
+                tracing::error!(source = %self.id, "rows are shed, because the device cannot be asked for them again: {why}");
+                Ok(())
+            }
+            other => other.map(drop),
+        }
     }
 
     /// Of what comes in now.

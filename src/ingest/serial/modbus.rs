@@ -171,13 +171,7 @@ impl Talk<'_> {
         loop {
             tokio::select! {
                 answer = &mut asking => return Ok(answer),
-                synced = self.outlet.next_synced() => match synced {
-                    Ok(_) => {}
-                    Err(InboxError::Refused(why)) => {
-                        tracing::error!(source = %self.line.id, "rows are shed, because a poll cannot be repeated: {why}");
-                    }
-                    Err(InboxError::Closed) => return Err(Stop::Closed),
-                },
+                synced = self.outlet.next_synced() => self.line.told(synced).map_err(|_| Stop::Closed)?,
                 () = ended(self.shutdown) => return Err(Stop::Ended(End::Shutdown)),
             }
         }
