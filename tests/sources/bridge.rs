@@ -7,7 +7,7 @@ use std::{
 };
 
 use qadf_edge::{
-    ingest::{Accepted, Parcel, SerialCodec, SerialConfig, SerialParity, SerialStopBits, SourceKind, decode::Routes},
+    ingest::{Accepted, Parcel, SerialCodec, SerialConfig, SerialParity, SerialStopBits, SourceKind, SourceState, decode::Routes},
     model::{Batch, Stream, Timestamp},
     simulate::{Outlets, Report, STREAMS, Settings, Simulator},
 };
@@ -154,6 +154,22 @@ async fn rows_that_were_not_stored_come_again() {
     assert_eq!((source.status.lost(), source.status.counts().shed), (0, 0));
     source.end().await;
     machine.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_synced_while_the_line_is_gone_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("machine");
+    let machine = Machine::start(&link, 4, "");
+    let mut source = Running::start(kind(&link));
+    let mut inbox = Inbox::default();
+    let first = source.parcel().await;
+    machine.end().await;
+    source.until(|status| matches!(status.state(), SourceState::Down { .. })).await;
+    inbox.take(first);
+    // Although nobody has opened the line again.
+    source.until(|status| status.counts().accepted == inbox.rows.len() as u64).await;
+    source.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
