@@ -201,6 +201,27 @@ fn in_time() -> impl Strategy<Value = Vec<Sample>> {
     })
 }
 
+/// A late row can cut a session in two where it was two before: the second half has the bounds, and not the id, of what was taken back.
+#[test]
+fn a_session_that_is_cut_off_again_has_an_id_of_its_own() {
+    let kind = WindowKind::Session { gap_ns: 10, max_duration_ns: Some(8) };
+    let samples = [(0, 100, 1.0), (1, 200, 0.0), (0, 95, 2.0), (0, 90, 3.0)];
+    let out = run(&config(kind, 0, 1_000), &samples, &[1, 2, 3], &[3]);
+    let said: Vec<(&str, Vec<&str>)> = out
+        .iter()
+        .filter_map(|output| match &output.body {
+            Body::Window(window) => Some((&*output.id, window.replaces.iter().map(|id| &**id).collect())),
+            _ => None,
+        })
+        .collect();
+    let ids: std::collections::BTreeSet<&str> = said.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids.len(), said.len(), "{said:?}");
+    assert!(said.iter().filter(|(id, _)| id.contains(":100:")).count() == 2, "{said:?}");
+    // What is replaced was said, and nothing twice.
+    let replaced: Vec<&str> = said.iter().flat_map(|(_, replaces)| replaces.iter().copied()).collect();
+    assert!(replaced.iter().all(|id| ids.contains(id)), "{said:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 

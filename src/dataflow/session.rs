@@ -36,6 +36,10 @@ struct Session {
     items: Vec<Item>,
     /// The revision of the next firing.
     revision: u32,
+    /// Whether it has fired with the bounds that it has.
+    spoken: bool,
+    /// The revisions below this may have been given with one of the bounds that it, or what was taken into it, has had.
+    given: u32,
     /// Rows came since the last firing.
     fresh: bool,
     /// The ids of firings that the next one replaces.
@@ -47,6 +51,8 @@ struct Session {
 struct Saved {
     items: Vec<(i64, i64, Pane)>,
     revision: u32,
+    spoken: bool,
+    given: u32,
     fresh: bool,
     replaces: Vec<String>,
 }
@@ -278,7 +284,9 @@ impl Sessions {
             let session = &mut sessions[at];
             session.fresh = true;
             session.replaces.extend(next.replaces);
-            if next.revision > 0 {
+            let given = next.given.max(next.revision);
+            session.given = session.given.max(given);
+            if next.spoken {
                 session.replaces.push(maker.id(self.keys.texts(key), bounds.0, bounds.1, next.revision - 1));
             }
             let (into, rest) = next.items.split_at(count);
@@ -293,7 +301,9 @@ impl Sessions {
             }
             if !rest.is_empty() {
                 at += 1;
-                sessions.insert(at, Session { items: rest.to_vec(), fresh: true, ..Session::default() });
+                // It may have the bounds that `next`, or what that had taken in, has fired with.
+                let rest = Session { items: rest.to_vec(), revision: given, given, fresh: true, ..Session::default() };
+                sessions.insert(at, rest);
             }
         }
         at + 1
@@ -301,9 +311,10 @@ impl Sessions {
 
     /// If the bounds of `session` are no longer `before`, its next firing replaces what it has said, behind the first `known` ones.
     fn moved(&self, maker: &Maker, key: u32, session: &mut Session, before: (i64, i64), known: usize) {
-        if session.revision > 0 && self.bounds(session) != before {
+        if session.spoken && self.bounds(session) != before {
             session.replaces.insert(known, maker.id(self.keys.texts(key), before.0, before.1, session.revision - 1));
-            session.revision = 0;
+            session.given = session.given.max(session.revision);
+            (session.revision, session.spoken) = (0, false);
         }
     }
 
@@ -316,6 +327,7 @@ impl Sessions {
         let bounds = self.bounds(session);
         maker.fire(self.keys.texts(key), bounds, session.revision, &self.sum, replaces, at, out);
         session.revision += 1;
+        session.spoken = true;
         session.fresh = false;
         if maker.config().accumulation == Accumulation::Discarding {
             for item in &session.items {
@@ -437,6 +449,8 @@ impl Sessions {
         let save = |session: &Session| Saved {
             items: session.items.iter().map(|item| (item.first, item.last, self.lanes.get(item.place))).collect(),
             revision: session.revision,
+            spoken: session.spoken,
+            given: session.given,
             fresh: session.fresh,
             replaces: session.replaces.clone(),
         };
@@ -451,8 +465,8 @@ impl Sessions {
             while self.lines.len() <= key as usize {
                 self.lines.push(Line { sessions: Vec::new(), due: None });
             }
-            for Saved { items, revision, fresh, replaces } in saved {
-                let mut session = Session { items: Vec::new(), revision, fresh, replaces };
+            for Saved { items, revision, spoken, given, fresh, replaces } in saved {
+                let mut session = Session { items: Vec::new(), revision, spoken, given, fresh, replaces };
                 for (first, last, pane) in items {
                     let place = self.lanes.allocate();
                     self.lanes.set(place, pane);
