@@ -189,7 +189,7 @@ fn kinds() -> impl Strategy<Value = (WindowKind, i64)> {
 
 /// Rows whose times rise, but for as much as the delay.
 fn in_time() -> impl Strategy<Value = Vec<Sample>> {
-    // A row that is the whole delay late is at the watermark, where a session may have ended just before it.
+    // A row that is the whole delay late is at the watermark, where a session may have ended: a case of its own.
     let row = (0..8_u8, 0..12_i64, 0..DELAY, -20..80_i32);
     proptest::collection::vec(row, 1..150).prop_map(|rows| {
         let mut now = 0;
@@ -199,6 +199,15 @@ fn in_time() -> impl Strategy<Value = Vec<Sample>> {
         };
         rows.into_iter().map(row).collect()
     })
+}
+
+/// A row as late as the delay is not late; the session that it touches has ended all the same.
+#[test]
+fn a_row_at_the_watermark_begins_a_session_of_its_own() {
+    let kind = WindowKind::Session { gap_ns: 10, max_duration_ns: None };
+    let out = run(&config(kind, 0, 0), &[(0, 0, 1.0), (1, 10 + DELAY, 0.0), (0, 10, 2.0)], &[1, 2], &[]);
+    let ids: Vec<&str> = out.iter().map(|output| &*output.id).collect();
+    assert_eq!(ids, ["window:p:w:part=a,side=l:0:10:0", "window:p:w:part=a,side=l:10:20:0", "window:p:w:part=b,side=l:50:60:0"]);
 }
 
 /// A late row can cut a session in two where it was two before: the second half has the bounds, and not the id, of what was taken back.

@@ -44,6 +44,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Where a store was expected.
+    pub(super) fn no_store(path: &Path) -> Self {
+        Self::File { path: path.display().to_string(), what: "there is no store here".to_owned() }
+    }
+
     /// An error of the operating system on `path`.
     pub fn file(path: &Path, error: &std::io::Error) -> Self {
         Self::File { path: path.display().to_string(), what: error.to_string() }

@@ -136,7 +136,7 @@ impl Reader {
 
     pub(super) fn open_file(directory: &Path, file: &Path) -> Result<Self, StoreError> {
         if !file.exists() {
-            return Err(StoreError::File { path: file.display().to_string(), what: "there is no store here".to_owned() });
+            return Err(StoreError::no_store(file));
         }
         Ok(Self {
             connection: open_reader(file)?,

@@ -59,7 +59,7 @@ pub fn verify(directory: &Path) -> Result<Verified, StoreError> {
     let mut found = Verified::default();
     let file = directory.join(FILE_NAME);
     if !file.exists() {
-        return Err(no_store(&file));
+        return Err(StoreError::no_store(&file));
     }
     if let Some(why) = salvage::marked(directory) {
         found.fault(format!("damage was met while the service ran: {why}"));
@@ -80,10 +80,6 @@ pub fn verify(directory: &Path) -> Result<Verified, StoreError> {
     Ok(found)
 }
 
-fn no_store(path: &Path) -> StoreError {
-    StoreError::File { path: path.display().to_string(), what: "there is no store here".to_owned() }
-}
-
 /// Brings a salvage to its end, or salvages a store with faults; what is lost. `None` = there was nothing to mend.
 ///
 /// # Errors
@@ -91,7 +87,7 @@ fn no_store(path: &Path) -> StoreError {
 pub fn repair(directory: &Path) -> Result<Option<Loss>, StoreError> {
     let making = Making::new(StoreConfig::default().page_bytes)?;
     if files(directory)?.is_empty() {
-        return Err(no_store(directory));
+        return Err(StoreError::no_store(directory));
     }
     let lock = DirectoryLock::take(directory)?;
     if let Some(loss) = salvage::finish(directory)? {
